@@ -1,0 +1,82 @@
+"""From Hydra's composition to the plain config of a run: shrunk, checked, resolved and named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from models.build import ConfigError, check_target, targets
+
+SLOTS = ("likelihood", "dequantization", "posterior", "prior")
+"""Groups that a model uses by referring to them; choosing one that the model does not refer to is an error."""
+
+NOT_IDENTITY = ("choices", "command", "evaluators", "evaluate", "runs_dir", "tracker", "tiny", "paper", "debug", "hardware", "name")
+"""What does not change the bits of a run, and so does not change its name."""
+
+
+def _command_line_values(overrides: list[str], groups: set[str]) -> list[str]:
+    """The ``key=value`` overrides (not the group choices) of a command line."""
+    plain = [o.lstrip("+") for o in overrides if not o.startswith("~")]
+    return [o for o in plain if "." in o.split("=", 1)[0] or o.split("=", 1)[0] not in groups]
+
+
+def _shrink(config: DictConfig, overrides: list[str], choices: dict) -> None:
+    """Merge ``tiny`` over the model and the experiment; the command line still wins."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(_command_line_values(overrides, set(choices)))
+    for key, value in config.tiny.items():
+        OmegaConf.update(config, key, value, merge=True)
+    for override in parsed:
+        if not override.is_delete():
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+
+
+def _check_slots(config: DictConfig, choices: dict) -> None:
+    raw = OmegaConf.to_container(config, resolve=False)
+    for slot in SLOTS:
+        rest = json.dumps({k: v for k, v in raw.items() if k not in (slot, "tiny")})
+        if raw.get(slot) is not None and "${" + slot + "}" not in rest:
+            used = [s for s in SLOTS if "${" + s + "}" in rest]
+            raise ConfigError(
+                f"model={choices.get('model')} has no {slot}: remove {slot}={choices.get(slot)}"
+                + (f" (its slots: {', '.join(used)})" if used else " (it has no slots)")
+            )
+
+
+def identity(config: dict) -> str:
+    """A short hash of everything that changes the bits of a run."""
+    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
+    kept["data"] = {k: v for k, v in config["data"].items() if k not in ("root", "download", "eval_batch_size")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def finalize(config: DictConfig, choices: dict, overrides: list[str], command: list[str]) -> dict:
+    """The run's plain config: ``tiny`` applied under ``debug=tiny``, slots and targets checked, all resolved, named.
+
+    Raises ConfigError with one line for an unused slot, an unresolved value or a refused target.
+    """
+    choices = {k: v for k, v in choices.items() if not k.startswith("hydra")}
+    with open_dict(config):
+        if config.debug == "tiny":
+            OmegaConf.set_struct(config, True)
+            try:
+                _shrink(config, overrides, choices)
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"tiny settings of model={choices.get('model')}: {str(error).splitlines()[0]}") from error
+            OmegaConf.set_struct(config, False)
+        _check_slots(config, choices)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    for target in targets(plain):
+        check_target(target)
+    plain["choices"] = dict(sorted(choices.items()))
+    plain["command"] = command
+    who = choices.get("experiment") or f"{choices['model']}-{choices['data']}"
+    plain["name"] = "-".join([who, *(["tiny"] if plain["debug"] else []), f"s{plain['seed']}", identity(plain)])
+    return plain
