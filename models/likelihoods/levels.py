@@ -1,0 +1,30 @@
+"""Levels {0..K-1} as real numbers, and the checks all heads share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.contracts import DataSpec
+
+
+def require_levels(spec: DataSpec, head: str) -> int:
+    """K; a ValueError when the data is continuous."""
+    if spec.levels is None:
+        raise ValueError(f"likelihood={head} scores integers, but this data is continuous (levels: null): choose likelihood=gaussian")
+    return spec.levels
+
+
+def centred(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    """Integers to their signed distance from mid-grey in levels, x - (K-1)/2: exact in every float type but half precision."""
+    return x.to(dtype) - (levels - 1) / 2
+
+
+def nearest_level(t: Tensor, levels: int) -> Tensor:
+    """The inverse of ``centred``, rounded into {0..K-1}: uint8. Values beyond the ends go to the edge bins."""
+    return (t + (levels - 1) / 2).round().clamp(0, levels - 1).to(torch.uint8)
+
+
+def at_least_float32(params: Tensor) -> Tensor:
+    """Half-precision net outputs as float32: a log-probability over 256 levels needs its digits."""
+    return params.float() if params.dtype in (torch.float16, torch.bfloat16) else params
