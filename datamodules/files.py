@@ -1,0 +1,81 @@
+"""Reading published files: each is checked, and a missing, truncated or altered one is one line that says what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def locate(root: Path, names: list[str], origin: str) -> Path:
+    """The first of ``names`` that exists under ``root``; ``origin`` says where it can be got."""
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    raise ValueError(
+        f"{' or '.join(names)} is missing under {root}: set data.root (or the environment variable LOGPX_DATA) to the folder "
+        f"that holds it. It comes from {origin}"
+    )
+
+
+def damaged(path: Path, what: str, origin: str) -> ValueError:
+    """The error for a file that is there but is not the published one."""
+    return ValueError(f"{path} is truncated or altered ({what}): delete it and get it again from {origin}")
+
+
+def verify(content: bytes, digest: str, path: Path, origin: str) -> bytes:
+    """``content`` if its checksum is ``digest`` ("md5:..." or "sha256:...")."""
+    algorithm, expected = digest.split(":")
+    found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise damaged(path, f"{len(content):,} bytes with {algorithm} {found}, published {expected}", origin)
+    return content
+
+
+def read(root: Path, names: list[str], digest: str, origin: str) -> bytes:
+    """The content of the first of ``names`` under ``root``, verified."""
+    path = locate(root, names, origin)
+    return verify(path.read_bytes(), digest, path, origin)
+
+
+@contextlib.contextmanager
+def parsing(path: Path, origin: str) -> Iterator[None]:
+    """Turn whatever a parser raises on a broken file that has no published checksum into the one line."""
+    try:
+        yield
+    except Exception as error:
+        raise damaged(path, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'unreadable'}", origin) from error
+
+
+@contextlib.contextmanager
+def exclusive(root: Path) -> Iterator[None]:
+    """Let one process at a time write below ``root`` (the ranks of a run start together); a killed one holds nothing."""
+    import fcntl
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = open(root / ".logpx.lock", "w")
+    except OSError as error:
+        raise ValueError(f"cannot write under {root} ({error}): set data.root (or LOGPX_DATA) to a folder that can be written") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def download(root: Path, names: list[str], fetch: Callable[[], object]) -> None:
+    """Run torchvision's ``fetch`` unless all of ``names`` are under ``root``."""
+    if all((root / name).exists() for name in names):
+        return
+    with exclusive(root):
+        if all((root / name).exists() for name in names):
+            return
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                fetch()
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"{names[0]} is missing under {root} and could not be downloaded ({str(error).splitlines()[0]}): set data.root "
+                "(or LOGPX_DATA) to the folder that holds it"
+            ) from error
