@@ -101,8 +101,14 @@ class GenerativeModel(nn.Module):
         """``n`` draws: uint8 [n, C, H, W] in {0..K-1}, or floats for continuous data."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Score:
-        return self.score(x, y)
+    def log_weights(self, x: Tensor, y: Tensor | None, k: int) -> Score:
+        """``k`` independent scores of each example: nats and terms [B, k]. Override it to share work among the draws."""
+        score = self.score(x.repeat_interleave(k, 0), None if y is None else y.repeat_interleave(k, 0))
+        return Score(score.nats.view(-1, k), score.kind, {name: term.view(-1, k) for name, term in score.terms.items()})
+
+    def forward(self, x: Tensor, y: Tensor | None = None, k: int | None = None) -> Score:
+        """``score(x, y)``, or ``log_weights(x, y, k)`` when ``k`` is given."""
+        return self.score(x, y) if k is None else self.log_weights(x, y, k)
 
 
 class Likelihood(nn.Module):
