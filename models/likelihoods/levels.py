@@ -11,7 +11,7 @@ from models.contracts import DataSpec
 def require_levels(spec: DataSpec, head: str) -> int:
     """K; a ValueError when the data is continuous."""
     if spec.levels is None:
-        raise ValueError(f"likelihood={head} scores integers, but this data is continuous (levels: null): choose likelihood=gaussian")
+        raise ValueError(f"likelihood={head} scores integers but this data is continuous: choose likelihood=gaussian")
     return spec.levels
 
 
