@@ -9,7 +9,7 @@ from models.nn.weight_norm import WeightNormConv2d, WeightNormConvTranspose2d
 
 def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
     """ELU of x and of -x, side by side: [..., C, ...] -> [..., 2C, ...]."""
-    return F.elu(torch.cat([x, -x], dim))
+    return F.elu(torch.cat([x, -x], dim), inplace=True)
 
 
 def down_shift(x: Tensor) -> Tensor:
