@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
 
-from hydra.utils import get_object
 from hydra.utils import instantiate as _instantiate
 
 ALLOWED = ("models", "datamodules", "callbacks", "torch.optim", "torch.nn", "pytorch_lightning")
@@ -27,11 +27,11 @@ def check_target(target: str) -> type:
     """The class that ``target`` names, or a ConfigError if it is not on the allow-list."""
     if not isinstance(target, str) or not _DOTTED.fullmatch(target) or not _within(target):
         raise ConfigError(f"_target_ {target!r} is refused: it must name a class in one of {', '.join(ALLOWED)}")
+    module, _, name = target.rpartition(".")
     try:
-        found = get_object(target)
-    except Exception as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(f"_target_ {target!r} cannot be imported: {reason}") from error
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"_target_ {target!r} cannot be imported: {error}") from error
     if not inspect.isclass(found) or not _within(found.__module__):
         raise ConfigError(f"_target_ {target!r} is refused: it leads to {found!r}, which is no class of {', '.join(ALLOWED)}")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -17,22 +18,18 @@ NOT_IDENTITY = ("choices", "command", "evaluators", "evaluate", "runs_dir", "tra
 """What does not change the bits of a run, and so does not change its name."""
 
 
-def _command_line_values(overrides: list[str], groups: set[str]) -> list[str]:
-    """The ``key=value`` overrides (not the group choices) of a command line."""
-    plain = [o.lstrip("+") for o in overrides if not o.startswith("~")]
-    return [o for o in plain if "." in o.split("=", 1)[0] or o.split("=", 1)[0] not in groups]
-
-
-def _shrink(config: DictConfig, overrides: list[str], choices: dict) -> None:
-    """Merge ``tiny`` over the model and the experiment; the command line still wins."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parsed = OverridesParser.create().parse_overrides(_command_line_values(overrides, set(choices)))
+def _shrink(config: DictConfig, overrides: list[str]) -> None:
+    """Merge ``tiny`` over the model and the experiment; values (not group choices) on the command line still win."""
     for key, value in config.tiny.items():
         OmegaConf.update(config, key, value, merge=True)
-    for override in parsed:
-        if not override.is_delete():
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if not override.is_delete() and ("." in key or OmegaConf.is_missing(config, key) or _is_value(config.get(key))):
+            OmegaConf.update(config, key, override.value(), merge=True)
+
+
+def _is_value(node) -> bool:
+    return node is not None and not OmegaConf.is_config(node)
 
 
 def _check_slots(config: DictConfig, choices: dict) -> None:
@@ -64,7 +61,7 @@ def finalize(config: DictConfig, choices: dict, overrides: list[str], command: l
         if config.debug == "tiny":
             OmegaConf.set_struct(config, True)
             try:
-                _shrink(config, overrides, choices)
+                _shrink(config, overrides)
             except OmegaConfBaseException as error:
                 raise ConfigError(f"tiny settings of model={choices.get('model')}: {str(error).splitlines()[0]}") from error
             OmegaConf.set_struct(config, False)
