@@ -58,7 +58,7 @@ def finalize(config: DictConfig, choices: dict, overrides: list[str], command: l
     """
     choices = {k: v for k, v in choices.items() if not k.startswith("hydra")}
     with open_dict(config):
-        if config.debug == "tiny":
+        if config.get("debug") == "tiny":
             OmegaConf.set_struct(config, True)
             try:
                 _shrink(config, overrides)
@@ -75,5 +75,5 @@ def finalize(config: DictConfig, choices: dict, overrides: list[str], command: l
     plain["choices"] = dict(sorted(choices.items()))
     plain["command"] = command
     who = choices.get("experiment") or f"{choices['model']}-{choices['data']}"
-    plain["name"] = "-".join([who, *(["tiny"] if plain["debug"] else []), f"s{plain['seed']}", identity(plain)])
+    plain["name"] = "-".join([who, *(["tiny"] if plain.get("debug") else []), f"s{plain['seed']}", identity(plain)])
     return plain
