@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -172,6 +173,8 @@ def fit(folder: Path, config: dict) -> str:
 
     from callbacks.tracker import Tracker
 
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     settings = config["trainer"]
     model, datamodule = build_model(config)
     max_steps = num_steps(settings, datamodule.batches_per_epoch)
@@ -225,9 +228,7 @@ def fit(folder: Path, config: dict) -> str:
     if system.step < max_steps:
         tracker.start(folder, config, restored is not None)
         stream = TrainStream(datamodule, system.batches, max_steps * settings["accumulate"], trainer)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=pl.utilities.warnings.PossibleUserWarning)
-            trainer.fit(system, stream)
+        trainer.fit(system, stream)
     if system.step < max_steps:
         tracker.finish([])
         return "stopped"
