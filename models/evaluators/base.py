@@ -50,7 +50,7 @@ class Context:
             yield index, x.to(self.device), None if y is None else y.to(self.device)
 
     def noise(self, what: str, *parts: int | str):
-        """A block whose noise depends on (seed, evaluator, split, parts) only, so that numbers repeat and training's is untouched."""
+        """A block whose noise depends on (seed, evaluator, split, parts) only: numbers repeat, and training's noise is untouched."""
         return isolated("evaluate", self.seed, what, self.split, *map(str, parts))
 
     def gather(self, item: Any) -> list:
@@ -66,7 +66,7 @@ class Evaluator:
     """Judges a trained model. Public attributes are its settings: plain values, written beside its numbers."""
 
     def __call__(self, context: Context) -> list[dict]:
-        """Records, the same on every rank (see ``record``). Raises ConfigError with one line where the model does not allow it."""
+        """Records (see ``record``), the same on every rank. Raises ConfigError where the model does not allow the question."""
         raise NotImplementedError
 
     def settings(self) -> dict:
@@ -103,7 +103,7 @@ class Statistics:
 
     @property
     def mean(self) -> float:
-        """-inf as soon as one value is not finite (NaN included): these are log-likelihoods, and no finite number would be honest."""
+        """-inf as soon as one value is not finite (NaN included): of log-likelihoods, no finite mean would then be honest."""
         return -inf if self.bad else self.total / self.count
 
     @property
@@ -116,7 +116,7 @@ class Statistics:
 
 
 def record(metric: str, value: float, stderr: float | None, unit: str, kind: str, count: int, **extra) -> dict:
-    """One number as a statement: ``evaluate`` adds the run's, data's and code's part. ``extra`` fields that are None are left out."""
+    """One number as a statement; ``evaluate`` adds what run, data and code made it. ``extra`` fields that are None are left out."""
     fields = {"metric": metric, "value": value, "stderr": stderr, "unit": unit, "kind": kind, "count": count}
     return fields | {name: value for name, value in extra.items() if value is not None}
 

@@ -15,7 +15,7 @@ class Baseline(Evaluator):
     """Independent sub-pixels, fitted to the training split and scored on the evaluated one.
 
     With levels: P(x_d = k) = (n_dk + 1) / (N + K), from counts n_dk over N training images; reported as
-    ``independent_pixel_bpd``. Continuous data: independent normals of the training mean and deviation, ``independent_normal_nats``.
+    ``independent_pixel_bpd``. Continuous data: normals of the training mean and deviation, ``independent_normal_nats``.
     """
 
     def __call__(self, context: Context) -> list[dict]:
