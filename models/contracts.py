@@ -161,6 +161,8 @@ class Transform(nn.Module):
     """A map x -> z with its contribution: log p(x) = log p(z) + contribution (bijection, dequantization, split, surjection)."""
 
     kind: Kind = Kind.EXACT
+    term: str = "logdet"
+    """What its contribution is called in Score.terms (numbered where there are several)."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(z, contribution [B])."""

@@ -29,7 +29,7 @@ class LearnedNormal(Conditional):
     Starts at N(0, I). The context is the labels [B]; a class-conditional one raises ValueError without them.
     """
 
-    def __init__(self, shape: Sequence[int], classes: int | None):
+    def __init__(self, shape: Sequence[int], classes: int | None = None):
         super().__init__()
         self.classes = classes
         self.mean = nn.Parameter(torch.zeros(classes or 1, *shape))

@@ -30,10 +30,18 @@ class DiagonalNormal(Distribution):
         self.mean, self.log_scale = full_precision(mean), full_precision(log_scale)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        standard = (z - self.mean) * torch.exp(-self.log_scale)
-        return sum_event(-0.5 * (standard * standard + log(2 * pi)) - self.log_scale)
+        residual = self.standardize(z)
+        return sum_event(-0.5 * (residual * residual + log(2 * pi)) - self.log_scale)
 
     def rsample(self, n: int, temperature: float = 1.0) -> Tensor:
         """Draws [n, *event]; ``temperature`` scales the standard deviation."""
         mean, log_scale = expand_batch(self.mean, n), expand_batch(self.log_scale, n)
         return mean + temperature * torch.exp(log_scale) * torch.randn_like(mean)
+
+    def standardize(self, z: Tensor) -> Tensor:
+        """The residual (z - mean) / scale, standard normal when z follows this distribution."""
+        return (z - self.mean) * torch.exp(-self.log_scale)
+
+    def place(self, residual: Tensor) -> Tensor:
+        """mean + scale * residual, the inverse of ``standardize``."""
+        return self.mean + torch.exp(self.log_scale) * residual

@@ -1,0 +1,123 @@
+"""Normalizing flows over images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from models.contracts import Bijection, Conditional, DataSpec, GenerativeModel, Kind, Score, Transform, check_batch
+from models.transforms.dequantize import UniformDequantization
+from models.transforms.split import Split
+
+
+class Flow(GenerativeModel):
+    """log p(v) = log p_base(z) + sum_i contribution_i over reals v, and P(x) = E_v|x [p(v) / q(v | x)] over integers x.
+
+    ``dequantization`` maps integers to v in [0, 1] (None for continuous data), ``preprocess`` (or None) moves v to the flow's
+    range, ``architecture(shape)`` makes the transforms and says what shape is left for ``base(shape)``; if
+    ``conditional``, for ``base(shape, classes=...)``, which then depends on the labels. With dequantization the score
+    is a WEIGHT: exp(nats) is an unbiased estimate of P(x), its mean a lower bound. Mass that p puts outside the data's
+    cube is lost, so the P(x) sum to at most 1.
+
+    Latents are a list, one entry for each Split in the order of encoding and the top last, each the standardised
+    residual of its distribution: independent standard normals under the model. Labels y [B] are needed if
+    ``conditional`` (ValueError) and ignored otherwise.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        dequantization: UniformDequantization | None,
+        preprocess: Bijection | None,
+        architecture: Callable[[tuple[int, int, int]], tuple[list[Transform], tuple[int, int, int]]],
+        base: Callable[..., Conditional],
+        conditional: bool,
+    ):
+        super().__init__()
+        if spec.levels is not None and dequantization is None:
+            raise ValueError("a flow is a density over reals and these data are integers: choose dequantization=uniform")
+        if conditional and spec.classes is None:
+            raise ValueError("conditional=true needs labels, and these data have none")
+        self.spec, self.conditional = spec, conditional
+        self.dequantization = dequantization
+        transforms, shape = architecture(spec.shape)
+        self.transforms = nn.ModuleList([] if preprocess is None else [preprocess])
+        self.transforms.extend(transforms)
+        self.base = base(shape, classes=spec.classes) if conditional else base(shape)
+
+    def score(self, x: Tensor, y: Tensor | None = None) -> Score:
+        check_batch(x, self.spec)
+        if self.dequantization is None:
+            return self.score_continuous(x, y)
+        v, contribution = self.dequantization(x)
+        score = self.score_continuous(v, y)
+        terms = {self.dequantization.term: contribution, **score.terms}
+        return Score(contribution + score.nats, self.dequantization.kind | score.kind, terms)
+
+    def score_continuous(self, v: Tensor, y: Tensor | None = None) -> Score:
+        """log p(v) of reals v [B, C, H, W], which for integer data are already dequantized to [0, 1]."""
+        context, kind, terms, count = self._context(y), Kind.EXACT, {}, Counter()
+        for transform in self.transforms:
+            v, contribution = transform(v, context)
+            terms[f"{transform.term}/{count[transform.term]}"] = contribution
+            count[transform.term] += 1
+            kind |= transform.kind
+        terms["base"] = self.base(context).log_prob(v)
+        return Score(sum(terms.values()), kind, terms)
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """``n`` draws; ``temperature`` scales the standard deviation of the base and of every split's prior."""
+        return self._integers(self.sample_continuous(n, y, temperature))
+
+    def sample_continuous(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """``n`` reparameterised draws v [n, C, H, W]."""
+        z = self.base(self._context(y)).rsample(n, temperature)
+        return self._invert(z, [None] * self.num_splits, y, temperature)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
+        """The latents of x, with each integer at the midpoint of its bin: ``decode`` gives exactly x back."""
+        check_batch(x, self.spec)
+        v, context, latents = x if self.dequantization is None else self.dequantization.midpoint(x), self._context(y), []
+        for transform in self.transforms:
+            if isinstance(transform, Split):
+                v, residual = transform.encode(v)
+                latents.append(residual)
+            else:
+                v, _ = transform(v, context)
+        return [*latents, self.base(context).standardize(v)]
+
+    @torch.no_grad()
+    def decode(self, latents: list[Tensor | None], y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """x from its latents. An entry that is None (but not the top) is drawn at ``temperature``."""
+        *residuals, top = latents
+        if len(residuals) != self.num_splits:
+            raise ValueError(f"this flow has {self.num_splits + 1} latents; got {len(latents)}")
+        return self._integers(self._invert(self.base(self._context(y)).place(top), residuals, y, temperature))
+
+    @property
+    def num_splits(self) -> int:
+        return sum(isinstance(transform, Split) for transform in self.transforms)
+
+    def _invert(self, z: Tensor, residuals: list[Tensor | None], y: Tensor | None, temperature: float) -> Tensor:
+        context, waiting = self._context(y), list(residuals)
+        for transform in reversed(self.transforms):
+            if isinstance(transform, Split):
+                z = transform.decode(z, waiting.pop(), temperature)
+            else:
+                z = transform.inverse(z, context)
+        return z
+
+    def _integers(self, v: Tensor) -> Tensor:
+        return v if self.dequantization is None else self.dequantization.inverse(v)
+
+    def _context(self, y: Tensor | None) -> Tensor | None:
+        if not self.conditional:
+            return None
+        if y is None:
+            raise ValueError("this flow is class-conditional: give it labels y")
+        return y

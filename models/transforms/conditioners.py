@@ -1,0 +1,48 @@
+"""The nets inside couplings and splits: zero output at the start, so that every transform starts simple."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.transforms.actnorm import LOG_SCALE_FACTOR, ActNorm
+
+
+class ZeroConv2d(nn.Module):
+    """(3x3 convolution of x) * exp(3 log_scale), all zero at the start: [B, in, H, W] -> [B, out, H, W].
+
+    The learned output scale is the released code's of Glow (tfops.py, conv2d_zeros).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+        self.log_scale = nn.Parameter(torch.zeros(out_channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * torch.exp(LOG_SCALE_FACTOR * self.log_scale)
+
+
+class GlowNet(nn.Module):
+    """3x3 conv - ActNorm - ReLU - 1x1 conv - ActNorm - ReLU - ZeroConv2d: [B, in, H, W] -> [B, out, H, W].
+
+    Kingma & Dhariwal 2018, arXiv:1807.03039, sec. 3.3 and the released code (model.py, f), whose weights start as N(0, 0.05^2).
+    Deviation: the released 3x3 convolutions also see a channel that marks the padding; these do not. The context is ignored.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.norm1 = ActNorm(width)
+        self.conv2 = nn.Conv2d(width, width, 1, bias=False)
+        self.norm2 = ActNorm(width)
+        self.last = ZeroConv2d(width, out_channels)
+        nn.init.normal_(self.conv1.weight, std=0.05)
+        nn.init.normal_(self.conv2.weight, std=0.05)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = torch.relu(self.norm1(self.conv1(x))[0])
+        h = torch.relu(self.norm2(self.conv2(h))[0])
+        return self.last(h)

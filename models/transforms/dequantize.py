@@ -1,0 +1,39 @@
+"""From integers to reals and back, paying for the change."""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor
+
+from models.contracts import Kind, Transform
+
+
+class UniformDequantization(Transform):
+    """z = (x + u) / K in [0, 1], u ~ U[0, 1)^D: P(x) = E_u[p(z)] K^-D, so the contribution is -D log K and exp(nats) a weight.
+
+    Uria et al. 2013 (arXiv:1306.0186), sec. 3; Theis et al. 2015 (arXiv:1511.01844), sec. 3.1. ``x`` is any integer dtype;
+    ``z`` has the dtype of the module. ``inverse`` is floor, clamped to {0..K-1}, as uint8.
+    """
+
+    kind = Kind.WEIGHT
+    term = "dequantize"
+
+    def __init__(self, levels: int):
+        super().__init__()
+        if levels is None:
+            raise ValueError("continuous data (levels: null) needs no dequantization: choose dequantization=null")
+        self.levels = levels
+        self.register_buffer("width", torch.tensor(float(levels)), persistent=False)  # carries device and dtype; K is exact in both
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        u = torch.rand(x.shape, dtype=self.width.dtype, device=x.device)
+        return (x + u) / self.width, u.new_full((x.shape[0],), -x[0].numel() * log(self.levels))
+
+    def midpoint(self, x: Tensor) -> Tensor:
+        """The point farthest from what would be another integer: (x + 1/2) / K."""
+        return (x + self.width.new_tensor(0.5)) / self.width
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return torch.floor(z * self.width).clamp(0, self.levels - 1).to(torch.uint8)

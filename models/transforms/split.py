@@ -1,0 +1,63 @@
+"""Factoring out half the channels, so that later levels work on less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.contracts import Conditional, Transform
+from models.distributions.normal import DiagonalNormal
+from models.transforms.conditioners import ZeroConv2d
+
+
+class ConvNormal(Conditional):
+    """N(mean(a), scale(a)^2) over [B, out, H, W], both a ZeroConv2d of a [B, in, H, W]: standard normal at the start.
+
+    The released code's split prior (Glow, model.py, split2d_prior).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.net = ZeroConv2d(in_channels, 2 * out_channels)
+
+    def forward(self, context: Tensor | None = None) -> DiagonalNormal:
+        return DiagonalNormal(*self.net(context).chunk(2, dim=1))
+
+
+class Split(Transform):
+    """x = [a, b] -> a, contribution log p(b | a) (Dinh et al. 2016, arXiv:1605.08803, sec. 3.6; learned p as in Glow's code).
+
+    The contribution is exact: nothing about x is lost, b is scored at once instead of by the base. ``prior(in_channels,
+    out_channels)`` makes the Conditional p(b | a), a DiagonalNormal. ``inverse`` redraws b. ``encode`` and ``decode`` pass b
+    on as its residual (b - mean(a)) / scale(a), which is standard normal under the model whatever a is; so a path between two
+    residuals, or residuals times a temperature, stay typical when a changes too.
+    """
+
+    term = "split"
+
+    def __init__(self, channels: int, prior: Callable[[int, int], Conditional]):
+        super().__init__()
+        if channels < 2:
+            raise ValueError("a split needs at least two channels: squeeze first")
+        self.kept = channels // 2
+        self.prior = prior(self.kept, channels - self.kept)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        a, b = x[:, : self.kept], x[:, self.kept :]
+        return a, self.prior(a).log_prob(b)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.decode(z)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, residual of b): what ``decode`` needs to give x back."""
+        a, b = x[:, : self.kept], x[:, self.kept :]
+        return a, self.prior(a).standardize(b)
+
+    def decode(self, a: Tensor, residual: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """x from a and a stored residual, or from a and a draw at ``temperature``."""
+        prior = self.prior(a)
+        b = prior.rsample(a.shape[0], temperature) if residual is None else prior.place(residual)
+        return torch.cat([a, b], 1)
