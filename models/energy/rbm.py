@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,7 +82,7 @@ class _HiddenPath(Path):
 
     def __init__(self, rbm: RBM):
         self.rbm = rbm
-        self.log_z0 = float(F.softplus(rbm.visible_bias).sum() + F.softplus(torch.zeros_like(rbm.hidden_bias)).sum())
+        self.log_z0 = float(F.softplus(rbm.visible_bias.detach()).sum()) + len(rbm.hidden_bias) * log(2.0)
         self.space = f"probability on {{0, 1}}^{rbm.spec.dims}"
 
     def start(self, n: int) -> Tensor:
