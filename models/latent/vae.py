@@ -85,14 +85,20 @@ class VAE(GenerativeModel):
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Draws from p(x|z), z ~ p(z); ``temperature`` scales the prior's standard deviation."""
         z = self.prior().rsample(n, temperature)
-        return self.likelihood.sample(self._decode(z, self._one_hot(y)))
+        return self.likelihood.sample(self._head_params(z, self._one_hot(y)))
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The z [B, D] to which the mean of the posterior's Gaussian goes."""
+        check_batch(x, self.spec)
+        return self.posterior(self.encoder(x, self._one_hot(y))).rsample(x.shape[0], temperature=0.0)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """E[x|z] in levels, float [B, C, H, W]."""
+        return self.likelihood.mean(self._head_params(z, self._one_hot(y)))
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """E[x'|z] in levels, float [B, C, H, W], at the z that the posterior's base mean goes to."""
-        check_batch(x, self.spec)
-        labels = self._one_hot(y)
-        z = self.posterior(self.encoder(x, labels)).rsample(x.shape[0], temperature=0.0)
-        return self.likelihood.mean(self._decode(z, labels))
+        """``decode(encode(x))``."""
+        return self.decode(self.encode(x, y), y)
 
     def _one_draw(self, x: Tensor, labels: Tensor | None, context: Tensor) -> Score:
         q, p = self.posterior(context), self.prior()
@@ -104,10 +110,10 @@ class VAE(GenerativeModel):
             kl, kind = p.log_prob(z) - log_q, Kind.WEIGHT
         if self.data_bias is not None:
             self.data_bias.observe(x)
-        data = self.likelihood.log_prob(self._decode(z, labels), x)
+        data = self.likelihood.log_prob(self._head_params(z, labels), x)
         return Score(data + kl, kind, {"data": data, "kl": kl})
 
-    def _decode(self, z: Tensor, labels: Tensor | None) -> Tensor:
+    def _head_params(self, z: Tensor, labels: Tensor | None) -> Tensor:
         params = self.decoder(z if labels is None else torch.cat([z, labels], 1))
         return params if self.data_bias is None else self.data_bias(params)
 

@@ -7,14 +7,15 @@ from math import log
 import torch
 from torch import Tensor
 
+from models.build import ConfigError
 from models.contracts import GenerativeModel, Loss, Objective, Score
 from models.units import bits_per_dim
 
 
 def require_weights(score: Score) -> None:
-    """ValueError unless exp(nats) of this kind of score may be averaged over draws."""
+    """ConfigError unless exp(nats) of this kind of score may be averaged over draws."""
     if not score.kind.may_average_weights:
-        raise ValueError(
+        raise ConfigError(
             f"importance weighting needs scores with E[exp nats] = p(x), but this model's are {score.kind.name}: "
             "for a VAE set model.analytic_kl=false; other models have no importance-weighted bound"
         )
