@@ -68,7 +68,7 @@ class DataModule:
         for what, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("limit", limit)):
             if value is not None and value < 1:
                 raise ValueError(f"data.{what} must be at least 1; got {value}")
-        self.spec, self.name, self.root, self.seed = spec, name, Path(root).expanduser(), seed
+        self.spec, self.name, self.root, self.seed = spec, name, Path(root).expanduser().absolute(), seed
         self.batch_size, self.eval_batch_size, self.limit = batch_size, eval_batch_size, limit
         if self._dropped_levels > 1:
             self.name = f"{name}_{(spec.levels - 1).bit_length()}bit"
@@ -182,7 +182,7 @@ class DataModule:
         mine = slice(rank * part, (rank + 1) * part)
         for index in range(start, stop):
             rows = self._rows(index)
-            x = self.augment(source.x[rows], generator("augment", self.seed, index))[mine]
+            x = self.augment(source.x.index_select(0, rows), generator("augment", self.seed, index))[mine]
             yield x, None if source.y is None else source.y[rows[mine]]
 
     def eval_batches(

@@ -47,9 +47,8 @@ class CIFAR10(HeldOut):
 
     def _batch(self, name: str) -> dict:
         # the checksum is known to be the published one before anything is unpickled
-        return pickle.loads(
-            files.read(self.root, [f"cifar-10-batches-py/{name}"], f"md5:{self.md5[name]}", self.origin), encoding="latin1"
-        )
+        content = files.read(self.root, f"cifar-10-batches-py/{name}", f"md5:{self.md5[name]}", self.origin)
+        return pickle.loads(content, encoding="latin1")
 
     def _fetch(self) -> None:
         from torchvision.datasets import CIFAR10

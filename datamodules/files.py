@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def locate(root: Path, names: list[str], origin: str) -> Path:
-    """The first of ``names`` that exists under ``root``; ``origin`` says where it can be got."""
-    for name in names:
-        if (root / name).exists():
-            return root / name
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def locate(root: Path, name: str, origin: str) -> Path:
+    """The file ``name`` under ``root``; ``origin`` says where it can be got."""
+    if (root / name).exists():
+        return root / name
     raise ValueError(
-        f"{' or '.join(names)} is missing under {root}: set data.root (or the environment variable LOGPX_DATA) to the folder "
+        f"{name} is missing under {root}: set data.root (or the environment variable LOGPX_DATA) to the folder "
         f"that holds it. It comes from {origin}"
     )
 
@@ -34,9 +37,9 @@ def verify(content: bytes, digest: str, path: Path, origin: str) -> bytes:
     return content
 
 
-def read(root: Path, names: list[str], digest: str, origin: str) -> bytes:
-    """The content of the first of ``names`` under ``root``, verified."""
-    path = locate(root, names, origin)
+def read(root: Path, name: str, digest: str, origin: str) -> bytes:
+    """The content of the file ``name`` under ``root``, verified."""
+    path = locate(root, name, origin)
     return verify(path.read_bytes(), digest, path, origin)
 
 
@@ -46,7 +49,7 @@ def parsing(path: Path, origin: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise damaged(path, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'unreadable'}", origin) from error
+        raise damaged(path, f"{type(error).__name__}: {one_line(error)}", origin) from error
 
 
 @contextlib.contextmanager
@@ -76,6 +79,6 @@ def download(root: Path, names: list[str], fetch: Callable[[], object]) -> None:
                 fetch()
         except (OSError, RuntimeError) as error:
             raise ValueError(
-                f"{names[0]} is missing under {root} and could not be downloaded ({str(error).splitlines()[0]}): set data.root "
-                "(or LOGPX_DATA) to the folder that holds it"
+                f"{names[0]} is missing under {root} and could not be downloaded ({one_line(error)}): "
+                "set data.root (or LOGPX_DATA) to the folder that holds it"
             ) from error

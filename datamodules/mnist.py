@@ -42,7 +42,7 @@ class MNIST(HeldOut):
 
     def _idx(self, name: str, header: int) -> Tensor:
         """The bytes of an IDX file [N] after its header."""
-        packed = files.read(self.root, [f"{self.published}/raw/{name}"], f"md5:{self.md5[name]}", self.origin)
+        packed = files.read(self.root, f"{self.published}/raw/{name}", f"md5:{self.md5[name]}", self.origin)
         return torch.frombuffer(bytearray(gzip.decompress(packed)), dtype=torch.uint8)[header:]
 
     def _fetch(self) -> None:

@@ -25,9 +25,10 @@ class StaticMNIST(DataModule):
     def load(self, split: str) -> Split:
         part = "valid" if split == "val" else split
         name = f"BinarizedMNIST/binarized_mnist_{part}.amat"
-        path = files.locate(self.root, [name, f"{name}.gz"], self.origin)
+        packed = (self.root / f"{name}.gz").exists()
+        path = files.locate(self.root, f"{name}.gz" if packed else name, self.origin)
         text = path.read_bytes()
-        if path.suffix == ".gz":
+        if packed:
             try:
                 text = gzip.decompress(text)
             except (OSError, EOFError, zlib.error) as error:
