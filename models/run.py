@@ -272,14 +272,27 @@ def conclude(folder: Path, config: dict, tracker, chief: bool) -> None:
         print(format_records(records), flush=True)
 
 
-def evaluate_run(folder: Path, weights: str, split: str, evaluators: dict, checkpoint: str = "last", progress: bool = True) -> list[dict]:
-    """Reopen a run and judge it: ``evaluators`` are config nodes by name. Every rank calls it; rank 0 writes results.json."""
-    from models.evaluators.base import Context
-    from models.evaluators.results import evaluate
+def evaluate_run(
+    folder: Path, weights: str, split: str, evaluators: dict, checkpoint: str = "last", progress: bool = True,
+    data_root: str | None = None,
+) -> list[dict]:  # fmt: skip
+    """Reopen a run and judge it: ``evaluators`` are config nodes by name. Every rank calls it; rank 0 writes results.json.
 
-    model, datamodule, config, step = load_run(folder, weights, checkpoint)
-    device = device_of(config)
+    ``data_root`` is where the data lies now, if not where the run found it. Raises ConfigError.
+    """
+    from models.evaluators.base import Context, evaluate
+
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed:
+        torch.distributed.barrier()  # rank 0 may still be writing the checkpoint
+    model, datamodule, config, step = load_run(folder, weights, checkpoint)
+    if data_root is not None:
+        datamodule.root = Path(data_root).expanduser()
+    try:
+        datamodule.split(split)
+    except ValueError as error:  # files that are missing or damaged, or no such split
+        raise ConfigError(" ".join(str(error).split())) from error
+    device = device_of(config)
     context = Context(
         model=model.to(device), datamodule=datamodule, split=split, folder=Path(folder), seed=config["seed"], weights=weights,
         rank=torch.distributed.get_rank() if distributed else 0, world=torch.distributed.get_world_size() if distributed else 1,

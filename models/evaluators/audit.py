@@ -37,7 +37,7 @@ def recorded_calls(model: nn.Module, kind: type[nn.Module]):
 
 
 def crop(x: Tensor, max_dims: int) -> Tensor | None:
-    """The first example of ``x``, or its largest corner [1, C, s, s] of at most ``max_dims`` numbers, s a power of two >= 2, or None."""
+    """The first example of ``x``, or its largest corner [1, C, s, s] within ``max_dims`` numbers (s = 2, 4, ...), or None."""
     if x[:1].numel() <= max_dims:
         return x[:1]
     if x.dim() != 4:
@@ -58,7 +58,7 @@ def log_det_error(bijection: Bijection, x: Tensor, context: Tensor | None) -> fl
 
 
 class Audit(Evaluator):
-    """Checks on the trained model and ``num`` real examples; a record's ``check`` is "pass", "fail" or "skipped" (``reason`` says why).
+    """Checks on the trained model and ``num`` real examples; their ``check`` is "pass", "fail" or "skipped" (with ``reason``).
 
     * ``audit_non_finite``: scores that are not finite; ``audit_terms_error``: |sum of terms - nats|, relative to 1 + |nats|;
     * ``audit_repeat_error``: difference of two scores under the same noise, and for an exact score under any noise;

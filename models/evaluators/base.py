@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.build import instantiate
 from models.contracts import GenerativeModel
 from models.evaluators.results import provenance, write_results
 from models.seeding import isolated
@@ -50,7 +49,7 @@ class Context:
             yield index, x.to(self.device), None if y is None else y.to(self.device)
 
     def noise(self, what: str, *parts: int | str):
-        """A block whose noise depends on (seed, evaluator, split, parts) only: numbers repeat, and training's noise is untouched."""
+        """A block whose noise is a function of (seed, what, split, parts): numbers repeat, and training's noise is untouched."""
         return isolated("evaluate", self.seed, what, self.split, *map(str, parts))
 
     def gather(self, item: Any) -> list:
@@ -116,7 +115,7 @@ class Statistics:
 
 
 def record(metric: str, value: float, stderr: float | None, unit: str, kind: str, count: int, **extra) -> dict:
-    """One number as a statement; ``evaluate`` adds what run, data and code made it. ``extra`` fields that are None are left out."""
+    """One number as a statement; ``evaluate`` adds what made it. ``extra`` fields that are None are left out."""
     fields = {"metric": metric, "value": value, "stderr": stderr, "unit": unit, "kind": kind, "count": count}
     return fields | {name: value for name, value in extra.items() if value is not None}
 
@@ -152,32 +151,3 @@ def evaluate(context: Context, evaluators: dict[str, Evaluator]) -> list[dict]:
             write_results(context.folder, records)
         everything += records
     return everything
-
-
-def evaluate_run(folder: Path, weights: str, split: str, evaluators: dict[str, dict], checkpoint: str = "last") -> list[dict]:
-    """Reopen a run from its own record and evaluate it, on all ranks if there are several.
-
-    ``weights`` is raw or ema, ``checkpoint`` last or best, ``evaluators`` the configs of evaluators by name. Raises ConfigError.
-    """
-    from models.run import device_of, load_run
-
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed:
-        torch.distributed.barrier()  # rank 0 may still be writing the checkpoint
-    judges = {name: instantiate(node) for name, node in evaluators.items()}
-    model, datamodule, config, step = load_run(folder, weights, checkpoint)
-    device = device_of(config)
-    context = Context(
-        model=model.to(device),
-        datamodule=datamodule,
-        split=split,
-        folder=Path(folder),
-        seed=config["seed"],
-        weights=weights,
-        rank=torch.distributed.get_rank() if distributed else 0,
-        world=torch.distributed.get_world_size() if distributed else 1,
-        device=device,
-        progress=True,
-        about={"model": config["choices"]["model"], "step": step},
-    )
-    return evaluate(context, judges)

@@ -28,10 +28,10 @@ class Interpolate(Evaluator):
     def __call__(self, context: Context) -> list[dict]:
         model = context.model
         if not (hasattr(model, "encode") and hasattr(model, "decode")):
-            raise ConfigError("this model has no latents that it can decode, so nothing to interpolate: remove the evaluator interpolate")
+            raise ConfigError("this model has no latents that it can decode: take interpolate out of evaluators")
         data = context.datamodule.split(context.split)[: 2 * self.num]
         if len(data) < 2 * self.num:
-            raise ConfigError(f"split={context.split} has only {len(data)} examples: set evaluators.interpolate.num={len(data) // 2}")
+            raise ConfigError(f"split={context.split} has {len(data)} examples: set evaluators.interpolate.num={len(data) // 2}")
         if context.rank:
             return []
         x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)

@@ -30,7 +30,9 @@ class NLL(Evaluator):
             with context.noise("nll", int(index[0])):
                 score = context.model(x, y)
             if Kind.UNNORMALIZED in score.kind:
-                raise ConfigError("this model scores with an energy, known up to a constant: there is no nll, use evaluators=[ais]")
+                raise ConfigError(
+                    "this model's score is an energy, known up to a constant: there is no nll; use evaluators=[ais]"
+                )
             kind |= score.kind
             nats.add(index, score.nats)
             for name, term in score.terms.items():

@@ -1,0 +1,83 @@
+"""Evaluate a run from its own record, or tabulate runs: python evaluate.py run=runs/NAME evaluators=[nll] (see README.md)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from models.build import ConfigError
+
+
+def evaluate_command(config: dict) -> bool:
+    """What ``evaluate.py run=...`` does; whether every check among the evaluators passed."""
+    from models.report import write_report
+    from models.run import evaluate_run, read_config
+    from models.table import format_records
+
+    folder = Path(config["run"])
+    weights = config["weights"]
+    if weights is None:
+        weights = "raw" if read_config(folder)["callbacks"]["ema"]["decay"] is None else "ema"
+    if not config["evaluators"]:
+        raise ConfigError("choose at least one evaluator: evaluators=[nll]")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        torch.distributed.init_process_group("gloo")
+    records = evaluate_run(
+        folder, weights, config["split"], config["evaluators"], config["checkpoint"], data_root=config["data_root"]
+    )
+    if int(os.environ.get("RANK", 0)) == 0:
+        write_report(folder)
+        print(format_records(records), flush=True)
+        print(f"records: {folder / 'results.json'}, pictures: {folder / 'samples'}, page: {folder / 'report.html'}", flush=True)
+    failed = [record["metric"] for record in records if record.get("check") == "fail"]
+    if failed:
+        print(f"error: the audit of {folder} failed: {', '.join(failed)}", file=sys.stderr, flush=True)
+    return not failed
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(config: DictConfig) -> None:
+    """Exit codes: 1 if an audit failed, 2 for a mistake on the command line."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    table = plain.get("table")
+    try:
+        if (plain["run"] is None) == (table is None):
+            raise ConfigError("say what to evaluate: run=runs/NAME, or table=NAME for a comparison of runs")
+        if table is not None:
+            from models.table import write_table
+
+            print(write_table(table), flush=True)
+        elif not evaluate_command(plain):
+            sys.exit(1)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def explain(error: Exception) -> str:
+    """One line for a mistake in the composition."""
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing and "/" in missing:
+        group, _, name = missing.rpartition("/")
+        options = sorted(path.stem for path in (Path(__file__).parent / "conf" / group).glob("*.yaml"))
+        return f"there is no {group}={name}: choose from {', '.join(options) or 'nothing (there are none)'}"
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed as Hydra would
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
