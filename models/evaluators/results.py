@@ -19,18 +19,19 @@ SAME = ("metric", "split", "weights", "checkpoint", "evaluator", "settings")
 @cache
 def provenance() -> dict:
     """The code (git commit, and whether it was changed since; null outside a checkout) and the versions that made a number."""
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str | None:
-        root = Path(__file__).resolve().parents[2]
         try:
             done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    inside = git("rev-parse", "--show-prefix") == ""  # the repository is this project's, not one around it
+    changes = git("status", "--porcelain", "--untracked-files=no") if inside else None
     return {
-        "code": {"sha": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)},
+        "code": {"sha": git("rev-parse", "HEAD") if inside else None, "dirty": None if changes is None else bool(changes)},
         "versions": {"python": platform.python_version(), "torch": version("torch"), "lightning": version("pytorch-lightning")},
     }
 
