@@ -22,7 +22,7 @@ GAP = 4
 
 
 def save_grid(images: Tensor, spec: DataSpec, path: Path, columns: int | None = None) -> None:
-    """``images`` [n, C, H, W] side by side, ``columns`` a row (null: about square). Continuous data becomes points in the plane."""
+    """``images`` [n, C, H, W] side by side, ``columns`` a row (None: about square). Continuous data becomes points."""
     if spec.levels is None:
         save_points({"": images}, path)
     else:
