@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.energy.base import EnergyBased
@@ -29,9 +28,8 @@ class Persistent(Chains):
     Persistent contrastive divergence (Tieleman 2008) with a replay buffer (Du & Mordatch 2019, arXiv:1903.08689): before
     moving, a chosen chain starts again from the initial distribution with probability ``restart``.
 
-    Each rank owns its pool. It is therefore no buffer (DDP would overwrite it with rank 0's) but part of the state dict
-    as extra state [ranks, size, *event]. With several ranks, call ``gather`` on all of them right before the state dict
-    is taken; otherwise that raises RuntimeError. A rank for which the state holds no chains starts new ones.
+    Each rank owns its pool, which is therefore no buffer (DDP would overwrite it with rank 0's) and not in the state dict:
+    checkpoints keep what ``rank_state`` gives on every rank. A rank without a state starts new chains.
     """
 
     def __init__(self, size: int, restart: float):
@@ -39,7 +37,6 @@ class Persistent(Chains):
         self.size = size
         self.restart = restart
         self._pool: Tensor | None = None
-        self._gathered: Tensor | None = None
 
     def forward(self, model: EnergyBased, n: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Raises ValueError if the pool is smaller than the batch."""
@@ -53,26 +50,11 @@ class Persistent(Chains):
         again = torch.rand(n, *[1] * (fresh.dim() - 1), device=fresh.device) < self.restart
         x, log = model.move(torch.where(again, fresh, self._pool[chosen]))
         self._pool[chosen] = x
-        self._gathered = None
-        return x.clone(), log
+        return x, log
 
-    def gather(self) -> None:
-        """Collect the pools of all ranks for the next state dict (a collective: every rank calls it)."""
-        if self._pool is not None and dist.is_available() and dist.is_initialized():
-            pools = [torch.empty_like(self._pool) for _ in range(dist.get_world_size())]
-            dist.all_gather(pools, self._pool)
-            self._gathered = torch.stack(pools)
+    def rank_state(self) -> dict[str, Tensor]:
+        """The chains of this rank, for a checkpoint."""
+        return {} if self._pool is None else {"pool": self._pool.cpu().clone()}
 
-    def get_extra_state(self) -> Tensor:
-        if self._pool is None:
-            return torch.empty(0)
-        if self._gathered is not None:
-            return self._gathered.clone()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            raise RuntimeError("the chains of the other ranks are missing: call Persistent.gather() on every rank before saving")
-        return self._pool[None].clone()
-
-    def set_extra_state(self, state: Tensor) -> None:
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        self._pool = state[rank].clone() if rank < len(state) else None
-        self._gathered = None
+    def load_rank_state(self, state: dict[str, Tensor]) -> None:
+        self._pool = state.get("pool")
