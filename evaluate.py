@@ -36,10 +36,21 @@ def evaluate_command(config: dict) -> bool:
         write_report(folder)
         print(format_records(records), flush=True)
         print(f"records: {folder / 'results.json'}, pictures: {folder / 'samples'}, page: {folder / 'report.html'}", flush=True)
-    failed = [record["metric"] for record in records if record.get("check") == "fail"]
+    failed = [record["metric"] for record in records if record.get("passed") is False]
     if failed:
         print(f"error: the audit of {folder} failed: {', '.join(failed)}", file=sys.stderr, flush=True)
     return not failed
+
+
+def table_command(config: dict) -> str:
+    """What ``evaluate.py table=...`` prints."""
+    from models.table import table
+
+    filled = table(config["table"], Path(config["runs_dir"]))
+    forms = {"markdown": filled.markdown, "latex": filled.latex, "html": filled.html}
+    if config["format"] not in forms:
+        raise ConfigError(f"format={config['format']} is unknown: choose from {', '.join(forms)}")
+    return forms[config["format"]]()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -51,9 +62,7 @@ def main(config: DictConfig) -> None:
         if (plain["run"] is None) == (table is None):
             raise ConfigError("say what to evaluate: run=runs/NAME, or table=NAME for a comparison of runs")
         if table is not None:
-            from models.table import write_table
-
-            print(write_table(table), flush=True)
+            print(table_command(plain), flush=True)
         elif not evaluate_command(plain):
             sys.exit(1)
     except ConfigError as error:

@@ -14,7 +14,7 @@ from torch import nn
 from datamodules.base import DataModule, Split
 from models.build import ConfigError
 from models.contracts import Bijection, CausalNet, DataSpec, GenerativeModel, Kind, Score, check_batch, sum_event
-from models.evaluators.audit import Audit
+from models.evaluators.audit import Audit, crop
 from models.evaluators.base import Context, Evaluator, Statistics, evaluate
 from models.evaluators.baseline import Baseline
 from models.evaluators.interpolate import Interpolate
@@ -159,7 +159,8 @@ def test_statistics_of_large_numbers():
 
 def test_results_are_merged(tmp_path):
     def item(value, **changes):
-        return {"metric": "m", "split": "test", "weights": "raw", "evaluator": "e", "settings": {"k": 1}, "value": value} | changes
+        same = {"metric": "m", "split": "test", "weights": "raw", "evaluator": "e", "settings": {"k": 1}}
+        return same | {"value": value} | changes
 
     write_results(tmp_path, [item(1.0), item(2.0, settings={"k": 2}), item(3.0, split="val")])
     write_results(tmp_path, [item(4.0), item(5.0, weights="ema")])
@@ -200,7 +201,8 @@ def test_interpolation_ends_are_the_images(tmp_path, monkeypatch):
             return z[0]
 
     pages = []
-    monkeypatch.setattr("models.evaluators.interpolate.save_grid", lambda images, spec, path, columns: pages.append((images, columns)))
+    keep = lambda images, spec, path, columns: pages.append((images, columns))  # noqa: E731
+    monkeypatch.setattr("models.evaluators.interpolate.save_grid", keep)
     here = context(tmp_path, Identity())
     Interpolate(2)(here)
     x = here.datamodule.split("test").x
@@ -268,27 +270,32 @@ class Causal(Table):
 
 
 def audit(tmp_path, model):
-    return {name: item["check"] for name, item in by_metric(Audit(4, 64)(context(tmp_path, model))).items()}
+    """Whether each check passed; None if it was skipped."""
+    summary, *records = Audit(4, 64)(context(tmp_path, model))
+    found = {item["metric"].removeprefix("audit_"): item["passed"] for item in records}
+    assert summary["metric"] == "audit_failed" and summary["count"] == len(found)
+    assert summary["value"] == sum(not passed for passed in found.values())
+    return found | dict.fromkeys(summary["skipped"])
 
 
 def test_audit_passes_sound_models(tmp_path):
     assert audit(tmp_path, Scaled()) == {
-        "audit_non_finite": "pass",
-        "audit_terms_error": "pass",
-        "audit_repeat_error": "pass",
-        "audit_round_trip_float32": "skipped",
-        "audit_round_trip_float64": "skipped",
-        "audit_log_det_error": "pass",
-        "audit_causality_error": "skipped",
+        "non_finite": True,
+        "terms_error": True,
+        "repeat_error": True,
+        "round_trip_float32": None,
+        "round_trip_float64": None,
+        "log_det_error": True,
+        "causality_error": None,
     }
-    assert audit(tmp_path, Causal(leak=False))["audit_causality_error"] == "pass"
-    assert audit(tmp_path, Table(kind=Kind.NOISY, noise=1.0))["audit_repeat_error"] == "pass"
+    assert audit(tmp_path, Causal(leak=False))["causality_error"] is True
+    assert audit(tmp_path, Table(kind=Kind.NOISY, noise=1.0))["repeat_error"] is True
 
 
 def test_audit_fails_broken_models(tmp_path):
-    assert audit(tmp_path, Scaled(sign=-1.0))["audit_log_det_error"] == "fail"
-    assert audit(tmp_path, Causal(leak=True))["audit_causality_error"] == "fail"
-    assert audit(tmp_path, Table(kind=Kind.EXACT, noise=1.0))["audit_repeat_error"] == "fail"
+    assert audit(tmp_path, Scaled(sign=-1.0))["log_det_error"] is False
+    assert audit(tmp_path, Causal(leak=True))["causality_error"] is False
+    assert audit(tmp_path, Table(kind=Kind.EXACT, noise=1.0))["repeat_error"] is False
 
     class LosesATerm(Table):
         def score(self, x, y=None):
@@ -300,14 +307,15 @@ def test_audit_fails_broken_models(tmp_path):
             score = super().score(x, y)
             return Score(score.nats / 0, score.kind, score.terms)
 
-    assert audit(tmp_path, LosesATerm())["audit_terms_error"] == "fail"
-    assert audit(tmp_path, Infinite())["audit_non_finite"] == "fail"
+    assert audit(tmp_path, LosesATerm())["terms_error"] is False
+    assert audit(tmp_path, Infinite())["non_finite"] is False
 
 
 def test_audit_crops_what_is_too_large(tmp_path):
     wide = Scaled(spec=DataSpec((1, 8, 3), 4))
-    found = by_metric(Audit(2, 3)(context(tmp_path, wide)))["audit_log_det_error"]
-    assert found["check"] == "skipped" and "24 dimensions" in found["reason"]
+    skipped = Audit(2, 3)(context(tmp_path, wide))[0]["skipped"]
+    assert skipped["log_det_error"] == "bijection: 24 dimensions are more than max_dims=3"
+    assert crop(torch.arange(72.0).view(1, 1, 9, 8), 16).flatten().tolist()[:5] == [0.0, 1.0, 2.0, 3.0, 8.0]
 
 
 # --- two ranks --------------------------------------------------------------------------------------------------------

@@ -58,7 +58,10 @@ def log_det_error(bijection: Bijection, x: Tensor, context: Tensor | None) -> fl
 
 
 class Audit(Evaluator):
-    """Checks on the trained model and ``num`` real examples; their ``check`` is "pass", "fail" or "skipped" (with ``reason``).
+    """Checks on the trained model and ``num`` real examples.
+
+    ``audit_failed`` is how many failed, its ``count`` how many were made; ``skipped`` says which were not and why. Each check
+    has a record of what it measured, with ``limit`` and ``passed``:
 
     * ``audit_non_finite``: scores that are not finite; ``audit_terms_error``: |sum of terms - nats|, relative to 1 + |nats|;
     * ``audit_repeat_error``: difference of two scores under the same noise, and for an exact score under any noise;
@@ -82,21 +85,19 @@ class Audit(Evaluator):
         wide = x.double() if x.is_floating_point() else x
         with context.noise("audit", "calls"), recorded_calls(double, (Bijection, CausalNet)) as calls:
             double(wide, y)
-        return [
+        skipped: dict[str, str] = {}
+        records = [
             *self._scores(context, model, x, y),
-            *self._round_trips({"float32": (model, x), "float64": (double, wide)}, y),
-            self._log_det([call for call in calls if isinstance(call[1], Bijection)]),
-            self._causality(context, [call for call in calls if isinstance(call[1], CausalNet)]),
+            *self._round_trips({"float32": (model, x), "float64": (double, wide)}, y, skipped),
+            *self._log_det([call for call in calls if isinstance(call[1], Bijection)], skipped),
+            *self._causality(context, [call for call in calls if isinstance(call[1], CausalNet)], skipped),
         ]
+        failed = sum(not item["passed"] for item in records)
+        return [record("audit_failed", failed, None, "checks", "exact", len(records), skipped=skipped), *records]
 
     @staticmethod
     def _record(name: str, value: float, unit: str, count: int, limit: float, **extra) -> dict:
-        check = "pass" if value <= limit else "fail"
-        return record(f"audit_{name}", value, None, unit, "exact", count, check=check, limit=limit, **extra)
-
-    @staticmethod
-    def _skipped(name: str, unit: str, reason: str) -> dict:
-        return record(f"audit_{name}", None, None, unit, "exact", 0, check="skipped", reason=reason)
+        return record(f"audit_{name}", value, None, unit, "exact", count, passed=value <= limit, limit=limit, **extra)
 
     def _scores(self, context: Context, model: GenerativeModel, x: Tensor, y: Tensor | None) -> list[dict]:
         def score(key: str):
@@ -109,19 +110,18 @@ class Audit(Evaluator):
         if first.kind == Kind.EXACT:
             difference = torch.maximum(difference, (first.nats - score("other").nats).abs().max())
         relative = (terms - first.nats).abs() / (1 + first.nats.abs())
-        n = len(x)
         return [
-            self._record("non_finite", int((~first.nats.isfinite()).sum()), "examples", n, 0),
-            self._record("terms_error", float(relative.max()), "relative", n, 1e-5),
-            self._record("repeat_error", float(difference), "nats", n, 0.0),
+            self._record("non_finite", int((~first.nats.isfinite()).sum()), "examples", len(x), 0),
+            self._record("terms_error", float(relative.max()), "relative", len(x), 1e-5),
+            self._record("repeat_error", float(difference), "nats", len(x), 0.0),
         ]
 
-    def _round_trips(self, models: dict[str, tuple[GenerativeModel, Tensor]], y: Tensor | None) -> list[dict]:
+    def _round_trips(self, models: dict[str, tuple[GenerativeModel, Tensor]], y: Tensor | None, skipped: dict) -> list[dict]:
         records = []
         for name, (model, x) in models.items():
             flow = next((module for module in model.modules() if isinstance(module, Flow)), None)
             if flow is None:
-                records.append(self._skipped(f"round_trip_{name}", "sub-pixels", "the model has no flow over the data"))
+                skipped[f"round_trip_{name}"] = "the model has no flow over the data"
                 continue
             back = flow.decode(flow.encode(x, y), y)
             wrong = (back.double() - x.double()).abs() > (0 if model.spec.levels else 1e-4)
@@ -129,14 +129,15 @@ class Audit(Evaluator):
             records.append(self._record(f"round_trip_{name}", int(wrong.sum()), "sub-pixels", len(x), limit))
         return records
 
-    def _log_det(self, calls: list) -> dict:
+    def _log_det(self, calls: list, skipped: dict) -> list[dict]:
         if not calls:
-            return self._skipped("log_det_error", "relative", "the score calls no bijection forward")
+            skipped["log_det_error"] = "the score calls no bijection forward"
+            return []
         errors, left_out = {}, []
         for name, bijection, (x, *rest), _ in calls:
             corner = crop(x, self.max_dims)
             if corner is None:
-                left_out.append(f"{name}: {x[:1].numel()} dimensions")
+                left_out.append(f"{name}: {x[:1].numel()} dimensions are more than max_dims={self.max_dims}")
                 continue
             side_input = rest[0][:1] if rest and rest[0] is not None else None
             try:
@@ -145,14 +146,17 @@ class Audit(Evaluator):
                 if corner.shape == x[:1].shape:
                     raise
                 left_out.append(f"{name}: takes no smaller images")
+        if left_out:
+            skipped["log_det_error"] = "; ".join(left_out)
         if not errors:
-            return self._skipped("log_det_error", "relative", f"max_dims={self.max_dims}; " + "; ".join(left_out))
+            return []
         worst = max(errors, key=errors.get)
-        return self._record("log_det_error", errors[worst], "relative", len(errors), 1e-6, worst=worst, left_out=left_out or None)
+        return [self._record("log_det_error", errors[worst], "relative", len(errors), 1e-6, worst=worst)]
 
-    def _causality(self, context: Context, calls: list) -> dict:
+    def _causality(self, context: Context, calls: list, skipped: dict) -> list[dict]:
         if not calls:
-            return self._skipped("causality_error", "absolute", "the model has no causal net")
+            skipped["causality_error"] = "the model has no causal net"
+            return []
         worst = 0.0
         for _, net, (x, *rest), output in calls:
             pixels = x.shape[2] * x.shape[3]
@@ -162,4 +166,4 @@ class Audit(Evaluator):
                     changed[:, :, position:] = torch.randn_like(changed[:, :, position:])
                 difference = (net(changed.view_as(x), *rest) - output).flatten(2)[:, :, : position + 1]
                 worst = max(worst, float(sum_event(difference.abs()).max()))
-        return self._record("causality_error", worst, "absolute", len(calls), 1e-10)
+        return [self._record("causality_error", worst, "absolute", len(calls), 1e-10)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from models.build import ConfigError
 from models.checkpoints import write_atomically
 
-SAME = ("metric", "split", "weights", "checkpoint", "evaluator", "settings")
+SAME = ("metric", "split", "weights", "evaluator", "settings")
 """Two records that agree in these answer the same question: the newer replaces the older."""
 
 
