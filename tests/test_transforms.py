@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from checks_bijection import check_bijection, log_abs_det_jacobian, randomize
+from tests.checks_bijection import check_bijection, log_abs_det_jacobian, randomize
 from torch import distributions as reference
 
 from models.contracts import Kind
