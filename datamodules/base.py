@@ -1,4 +1,4 @@
-"""What every data module is: three splits of integers, a global training order, and an evaluation that counts each example once."""
+"""What every data module is: three splits of integers, one training order for all ranks, each example evaluated once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Split:
 
 
 def frozen(*parts: int | str) -> numpy.random.RandomState:
-    """A random stream for what a number rests on (fixed splits, fixed binarizations): NumPy keeps RandomState's streams for ever."""
+    """A random stream for what a number rests on (splits, fixed binarizations): NumPy never changes RandomState's streams."""
     return numpy.random.RandomState(key(*parts) & 0xFFFFFFFF)
 
 
@@ -61,6 +61,9 @@ class DataModule:
 
     file_levels: int | None = None
     """Number of levels in the files, where a spec may ask for fewer."""
+
+    redrawn: bool = False
+    """Whether ``augment`` and ``settle`` draw the integers from what is stored (dynamic binarization)."""
 
     def __init__(
         self, spec: DataSpec, name: str, root: str, seed: int, batch_size: int, eval_batch_size: int, limit: int | None
@@ -108,7 +111,8 @@ class DataModule:
         if split not in self._sources:
             source = self.load(split)
             if tuple(source.x.shape[1:]) != self.spec.shape:
-                raise ValueError(f"{self.name} holds images {tuple(source.x.shape[1:])} but data.spec.shape says {self.spec.shape}")
+                found = tuple(source.x.shape[1:])
+                raise ValueError(f"{self.name} holds images {found} but data.spec.shape says {self.spec.shape}")
             if self.spec.classes is None:
                 source = Split(source.x)
             elif source.y is None:
@@ -118,6 +122,9 @@ class DataModule:
                 source = source[torch.from_numpy(numpy.sort(rows))]
             if self._dropped_levels > 1:
                 source = Split(source.x // self._dropped_levels, source.y)
+            levels = self.spec.levels
+            if levels is not None and levels < 256 and not self.redrawn and len(source) and source.x.max() >= levels:
+                raise ValueError(f"{self.name} holds level {source.x.max()} but data.spec.levels is {levels}")
             self._sources[split] = source
         return self._sources[split]
 
@@ -125,10 +132,7 @@ class DataModule:
         """The examples of ``train``, ``val`` or ``test`` as evaluation sees them, without augmentation."""
         if split not in self._splits:
             source = self._source(split)
-            settled = Split(self.settle(source.x, split), source.y)
-            if self.spec.levels is not None and self.spec.levels < 256 and len(settled) and settled.x.max() >= self.spec.levels:
-                raise ValueError(f"{self.name} holds level {settled.x.max()} but data.spec.levels is {self.spec.levels}")
-            self._splits[split] = settled
+            self._splits[split] = Split(self.settle(source.x, split), source.y)
         return self._splits[split]
 
     def num_examples(self, split: str) -> int:
@@ -156,32 +160,31 @@ class DataModule:
             )
         return count
 
-    def _rows(self, index: int) -> Tensor:
-        """Which training examples make the batch number ``index``, counted from the start of training: [batch_size]."""
-        epoch, batch = divmod(index, self.batches_per_epoch)
+    def _rows(self, epoch: int) -> Tensor:
+        """The order of one epoch: a permutation of the training examples [N]."""
         if self._order is None or self._order[0] != epoch:
-            random = generator("order", self.seed, epoch)
-            self._order = epoch, torch.randperm(self.num_examples("train"), generator=random)
-        return self._order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
+            self._order = epoch, torch.randperm(self.num_examples("train"), generator=generator("order", self.seed, epoch))
+        return self._order[1]
 
     def train_batches(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """This rank's part (x [b, C, H, W], y [b] or None) of the batches numbered ``start`` to ``stop - 1`` since training began.
+        """This rank's part (x [b, C, H, W], y [b] or None) of the batches ``start`` to ``stop - 1`` since training began.
 
         The ranks' parts, one after the other, are the batch of one rank. Raises ValueError if the batch does not
         divide by the number of ranks or is larger than the training split.
         """
         if self.batch_size % world:
             raise ValueError(
-                f"data.batch_size={self.batch_size} (over all ranks) does not divide by {world} ranks: choose a multiple of {world}"
+                f"data.batch_size={self.batch_size} (over all ranks) does not divide by {world} ranks: "
+                f"choose a multiple of {world}"
             )
-        if self.batches_per_epoch:  # raises now rather than at the first batch
-            return self._train_batches(start, stop, rank, self.batch_size // world)
+        part = self.batch_size // world
+        return self._train_batches(range(start, stop), self.batches_per_epoch, slice(rank * part, (rank + 1) * part))
 
-    def _train_batches(self, start: int, stop: int, rank: int, part: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _train_batches(self, indices: range, per_epoch: int, mine: slice) -> Iterator[tuple[Tensor, Tensor | None]]:
         source = self._source("train")
-        mine = slice(rank * part, (rank + 1) * part)
-        for index in range(start, stop):
-            rows = self._rows(index)
+        for index in indices:
+            epoch, batch = divmod(index, per_epoch)
+            rows = self._rows(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
             x = self.augment(source.x.index_select(0, rows), generator("augment", self.seed, index))[mine]
             yield x, None if source.y is None else source.y[rows[mine]]
 
@@ -205,7 +208,8 @@ class HeldOut(DataModule):
     """
 
     def __init__(
-        self, spec: DataSpec, name: str, root: str, seed: int, batch_size: int, eval_batch_size: int, limit: int | None, val_size: int
+        self, spec: DataSpec, name: str, root: str, seed: int, batch_size: int, eval_batch_size: int, limit: int | None,
+        val_size: int,
     ):
         super().__init__(spec, name, root, seed, batch_size, eval_batch_size, limit)
         self.val_size = val_size

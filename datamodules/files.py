@@ -61,7 +61,7 @@ def exclusive(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         lock = open(root / ".logpx.lock", "w")
     except OSError as error:
-        raise ValueError(f"cannot write under {root} ({error}): set data.root (or LOGPX_DATA) to a folder that can be written") from error
+        raise ValueError(f"cannot write under {root} ({error}): set data.root (or LOGPX_DATA) to a writable folder") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -34,7 +34,7 @@ class ImageFolder(DataModule):
     ):
         super().__init__(spec, name, root, seed, batch_size, eval_batch_size, limit)
         if spec.shape[0] not in (1, 3):
-            raise ValueError(f"images of a folder have 1 channel (grey) or 3 (RGB): data.spec.shape={list(spec.shape)} asks for {spec.shape[0]}")
+            raise ValueError(f"images of a folder have 1 channel (grey) or 3 (RGB); data.spec.shape asks for {spec.shape[0]}")
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise ValueError("data.val_fraction and data.test_fraction must be at least 0 and leave some images to train on")
         self.path = self.root / Path(path).expanduser()
@@ -43,7 +43,7 @@ class ImageFolder(DataModule):
     def load(self, split: str) -> Split:
         files = sorted(file for file in self.path.rglob("*") if file.suffix.lower() in SUFFIXES)
         if not files:
-            raise ValueError(f"no image under {self.path}: set data.path to a folder of images (relative to data.root or absolute)")
+            raise ValueError(f"no image under {self.path}: set data.path to a folder of images (absolute or below data.root)")
         chosen = [file for file in files if self._split_of(file) == split]
         images = numpy.zeros((len(chosen), *self.spec.shape), numpy.uint8)
         for row, file in enumerate(chosen):

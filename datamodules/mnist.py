@@ -86,6 +86,7 @@ class DynamicMNIST(MNIST):
     """
 
     file_levels = None
+    redrawn = True
 
     def augment(self, x: Tensor, random: torch.Generator) -> Tensor:
         # r uniform on 0..254 is below the pixel with probability pixel / 255, exactly

@@ -17,6 +17,7 @@ class Omniglot(HeldOut):
     """
 
     origin = "github.com/yburda/iwae, datasets/OMNIGLOT/chardata.mat"
+    redrawn = True
     counts = {"train": 24_345, "test": 8_070}
 
     def read(self, part: str) -> Split:

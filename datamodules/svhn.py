@@ -13,7 +13,7 @@ from models.contracts import DataSpec
 
 
 class SVHN(HeldOut):
-    """73,257 / 26,032 images (Netzer et al. 2011), without the 531,131 extra ones; ``val_size`` training images, the last, are held out."""
+    """73,257 / 26,032 images (Netzer et al. 2011), without the 531,131 extra ones; the last ``val_size`` are held out."""
 
     file_levels = 256
     origin = "ufldl.stanford.edu/housenumbers, {train,test}_32x32.mat (with data.download=true torchvision fetches them)"

@@ -64,7 +64,7 @@ class FourCircles(Density):
 
 
 class TwoMoons(Density):
-    """Two half circles, blurred, in the scale of Grathwohl et al. 2019 (arXiv:1810.01367); angles uniform rather than on a grid."""
+    """Two half circles, blurred, in the scale of Grathwohl et al. 2019 (arXiv:1810.01367); angles are uniform, not a grid."""
 
     def sample(self, n: int, random: RandomState) -> ndarray:
         angle, lower = pi * random.random_sample(n), random.randint(0, 2, n)
@@ -101,7 +101,7 @@ class SwissRoll(Density):
 
 
 class Toy2D(DataModule):
-    """``num_train`` / ``num_val`` / ``num_test`` points [2, 1, 1], float32, a function of the density and ``split_seed`` alone."""
+    """``num_train`` / ``num_val`` / ``num_test`` points [2, 1, 1], float32, a function of density and ``split_seed`` alone."""
 
     def __init__(
         self, spec: DataSpec, name: str, root: str, seed: int, batch_size: int, eval_batch_size: int, limit: int | None,
