@@ -39,6 +39,8 @@ def summary(records: list[dict]) -> dict[str, float]:
     """Final records as flat names, ``test/nll_bpd`` or ``test_ema/nll_bpd`` for averaged weights, and their values."""
     flat = {}
     for record in records:
+        if record["value"] is None:
+            continue
         weights = "_ema" if record.get("weights") == "ema" else ""
         flat[f"{record.get('split', 'final')}{weights}/{record['metric']}"] = float(record["value"])
     return flat
@@ -72,6 +74,8 @@ class GuardedTracker(Tracker):
         self._send("image", name, path, step)
 
     def finish(self, records: list[dict]) -> None:
+        if not self._thread.is_alive():
+            return
         deadline = time.monotonic() + self.finish_seconds
         try:
             self._calls.put(("finish", copy.deepcopy(records)), timeout=self.finish_seconds)

@@ -32,8 +32,10 @@ def decimals(value: float, error: float | None) -> int:
     return 3 if abs(value) < 100 else 2
 
 
-def quantity(value: float, error: float | None = None) -> str:
-    """``2.104 ± 0.012``, ``88.71``, ``3.1e-07``, ``inf``."""
+def quantity(value: float | None, error: float | None = None) -> str:
+    """``2.104 ± 0.012``, ``88.71``, ``3.1e-07``, ``inf``; ``-`` for a number that was not taken."""
+    if value is None:
+        return "-"
     if not isfinite(value):
         return str(value)
     if 0 < abs(value) < 1e-3 and not error:
@@ -55,16 +57,21 @@ def aligned(rows: list[list[str]], right: set[int], gap: str = "  ") -> list[str
     return [gap.join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)) for row in rows]
 
 
-def format_records(records: list[dict]) -> str:
-    """The records of a run as one plain table: metric, value ± standard error, unit, kind, split, weights, count."""
-    if not records:
-        return "no results"
-    columns = ("unit", "kind", "split", "weights", "count")
+def record_cells(records: list[dict]) -> list[list[str]]:
+    """The columns of a table of records, then a row of cells for each."""
+    columns = ["unit", "kind", "split", "weights", "count"] + ["check"] * any("check" in record for record in records)
     rows = [["metric", "value", *columns]]
     for record in records:
-        cells = [f"{record[c]:,}" if c == "count" and record.get(c) is not None else str(record.get(c) or "-") for c in columns]
+        cells = [f"{record[c]:,}" if c == "count" and c in record else str(record.get(c) or "-") for c in columns]
         rows.append([label(record), quantity(record["value"], record.get("stderr")), *cells])
-    head, *body = (line.rstrip() for line in aligned(rows, right={1, 6}))
+    return rows
+
+
+def format_records(records: list[dict]) -> str:
+    """The records of a run as one plain table: metric, value ± standard error, unit, kind, split, weights, count, check."""
+    if not records:
+        return "no results"
+    head, *body = (line.rstrip() for line in aligned(record_cells(records), right={1, 6}))
     return "\n".join([head, "─" * max(map(len, [head, *body])), *body])
 
 
