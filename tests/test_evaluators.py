@@ -164,7 +164,7 @@ def test_results_are_merged(tmp_path):
 
     write_results(tmp_path, [item(1.0), item(2.0, settings={"k": 2}), item(3.0, split="val")])
     write_results(tmp_path, [item(4.0), item(5.0, weights="ema")])
-    assert [r["value"] for r in read_results(tmp_path)] == [2.0, 3.0, 4.0, 5.0]
+    assert [r["value"] for r in read_results(tmp_path)] == [4.0, 2.0, 3.0, 5.0]
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(ConfigError, match="not JSON"):
         write_results(tmp_path, [item(6.0)])

@@ -48,12 +48,11 @@ def read_results(folder: Path) -> list[dict]:
 
 
 def write_results(folder: Path, records: list[dict]) -> None:
-    """Merge ``records`` into results.json: those that answer the same question are replaced, all others kept."""
-    records = json.loads(json.dumps(records))
+    """Merge ``records`` into results.json: those that answer the same question are replaced in place."""
+    merged = {_question(item): item for item in read_results(folder)}
+    merged |= {_question(item): item for item in records}
+    write_atomically(folder / "results.json", (json.dumps(list(merged.values()), indent=1) + "\n").encode())
 
-    def question(item: dict) -> str:
-        return json.dumps([item.get(name) for name in SAME], sort_keys=True)
 
-    answered = {question(item) for item in records}
-    kept = [item for item in read_results(folder) if question(item) not in answered]
-    write_atomically(folder / "results.json", (json.dumps(kept + records, indent=1) + "\n").encode())
+def _question(item: dict) -> str:
+    return json.dumps([item.get(name) for name in SAME], sort_keys=True)
