@@ -101,7 +101,7 @@ def _frame(drawn: dict[str, list]) -> tuple[float, float, float, float]:
     start = x0 + TRANSIENT * (x1 - x0) if max(map(len, drawn.values())) >= 20 else x0
     settled = [p[1] for points in drawn.values() for p in points if p[0] >= start]
     y0, y1 = min(settled), max(settled)
-    room = 0.06 * (y1 - y0) or max(abs(y0) * 0.05, 1e-9)
+    room = 0.06 * (y1 - y0) or 0.5 * abs(y0) or 1.0
     return x0, x1 if x1 > x0 else x0 + 1, y0 - room, y1 + room
 
 

@@ -38,7 +38,7 @@ def write_report(folder: Path) -> Path:
     head = headline(records, config.get("paper"))
     through = max(pictures.values(), key=len) if any(len(p) > 1 for p in pictures.values()) else []
     sections = [
-        _header(folder, config, status),
+        _header(folder, config, "" if records and status.get("state") == "running" else str(status.get("state", ""))),
         _notice(folder, status, records),
         _hero(head, through[-1] if through else None),
         _comparisons(head, records, config.get("paper")),
@@ -112,8 +112,7 @@ def _title(folder: Path, config: dict) -> str:
     return folder.resolve().name
 
 
-def _header(folder: Path, config: dict, status: dict) -> str:
-    state = str(status.get("state", ""))
+def _header(folder: Path, config: dict, state: str) -> str:
     badge = f'<span class="badge {escape(state)}">{escape(state)}</span>' if state else ""
     seed = f" · seed {config['seed']}" if "seed" in config else ""
     return f"<header><h1>{escape(_title(folder, config))}</h1><p>{escape(folder.resolve().name + seed)} {badge}</p></header>"
@@ -193,7 +192,8 @@ def _published(head: dict, paper: dict) -> str:
         return f"<p class=small>Published: {link}</p><b>no number</b><p>{note}</p>"
     unlike = [k for k in ("metric", "unit", "data", "split") if paper.get(k) not in (None, head.get(k))]
     if unlike:
-        verdict = "Not comparable with the number above: " + "; ".join(f"{k} {paper[k]}, here {head.get(k)}" for k in unlike) + "."
+        differences = "; ".join(f"{k} {paper[k]}, here {head.get(k)}" for k in unlike)
+        verdict = f"Not comparable with the number above: {differences}."
     else:
         gap = head["value"] - paper["value"]
         verdict = f"Ours minus published: {gap:+.{decimals(head['value'], head.get('stderr'))}f} {head['unit']}."

@@ -58,6 +58,7 @@ figcaption { margin-top: 6px; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 20px 16px; }
 .strip img { width: 100%; }
 .pictures { display: flex; flex-wrap: wrap; gap: 24px 20px; align-items: start; }
+.pictures figure { max-width: calc(50% - 10px); }
 .scroll { overflow-x: auto; padding: 8px 24px; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; }
 th, td { text-align: left; padding: 9px 20px 9px 0; border-top: 1px solid var(--line); white-space: nowrap; }
@@ -76,7 +77,7 @@ footer { margin-top: 56px; }
   main { padding: 24px 16px 48px; } h1 { font-size: 24px; } h2 { margin-top: 36px; } .card { padding: 18px; }
   .hero { grid-template-columns: 1fr; gap: 22px; } .hero img { width: 100%; } .number { font-size: 50px; }
   .number span { margin-left: 12px; font-size: 18px; }
-  .strip { grid-template-columns: 1fr 1fr; } .wide { display: none; } .narrow { display: block; }
+  .strip { grid-template-columns: 1fr 1fr; } .wide { display: none; } .pictures figure { max-width: 100%; } .narrow { display: block; }
   .scroll { padding: 8px 18px; } }
 @media print { body { background: none; } .card { break-inside: avoid; } }
 """

@@ -60,8 +60,8 @@ def read(folder):
 def record(metric="nll_bpd", value=2.10432, **changes):
     return {
         "metric": metric, "value": value, "stderr": 0.0123, "unit": "bits/dim", "kind": "bound", "split": "test",
-        "data": "digits", "data_sha256": "9f2c" * 16, "count": 360, "weights": "raw", "model": "glow", "versions": {"torch": "2.15.0"},
-        "code": {"sha": "b468d13aa0f3c2d1", "dirty": True},
+        "data": "digits", "data_sha256": "9f2c" * 16, "count": 360, "weights": "raw", "model": "glow",
+        "versions": {"torch": "2.15.0"}, "code": {"sha": "b468d13aa0f3c2d1", "dirty": True},
     } | changes  # fmt: skip
 
 

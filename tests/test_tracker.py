@@ -92,8 +92,15 @@ def test_a_slow_tracker_does_not_slow_the_caller_and_gets_everything(caplog):
     assert not warnings(caplog)
 
 
-def test_records_are_named_by_split_and_weights():
+def test_the_end_of_a_run_that_never_started_is_silent(caplog):
+    fake = FakeTracker()
+    GuardedTracker(fake, 10, 5.0).finish(RECORDS)
+    assert not fake.calls and not caplog.records
+
+
+def test_records_are_named_by_split_and_weights_and_left_out_without_a_value():
     records = [*RECORDS, {"metric": "nll_bpd", "value": 2.4, "split": "test", "weights": "ema"}]
+    records.append({"metric": "audit_causality_error", "value": None, "split": "test", "weights": "raw"})
     assert summary(records) == {"test/nll_bpd": 2.5, "test_ema/nll_bpd": 2.4}
 
 
