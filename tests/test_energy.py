@@ -11,14 +11,14 @@ from models.contracts import DataSpec, Kind
 from models.energy.annealing import log_weights, schedule, tune_step_sizes
 from models.energy.initial import GaussianNoise, UniformNoise
 from models.energy.model import EnergyModel
-from models.energy.nets import ConvEnergy, MLPEnergy
+from models.energy.nets import ConvEnergy
 from models.energy.rbm import RBM
 from models.objectives.contrastive import Contrastive
 from models.samplers.chains import Chains, Persistent, ShortRun
 from models.samplers.hmc import HMC
 from models.samplers.langevin import Langevin
 
-SHAPES = [(1, 2, 2), (1, 8, 8), (1, 28, 28), (1, 28, 20), (3, 32, 32)]
+SHAPES = [(2, 1, 1), (1, 2, 2), (1, 8, 8), (1, 28, 28), (1, 28, 20), (3, 32, 32)]
 
 
 def image_model(shape=(1, 8, 8), levels=17, temperature=1.0):
@@ -78,7 +78,7 @@ def test_score_is_minus_the_energy_and_says_so():
 def test_samples_follow_the_temperature():
     """At energy u^2 / 2 and sampling temperature tau the chain's variance is tau (up to its step bias)."""
     model = EnergyModel(
-        DataSpec((1, 1, 1), None), MLPEnergy([1, 1, 1], [4]), 1.0, GaussianNoise(1.0), Langevin(300, 0.02, math.sqrt(0.04))
+        DataSpec((1, 1, 1), None), ConvEnergy([1, 1, 1], 4, 0, 0.2), 1.0, GaussianNoise(1.0), Langevin(300, 0.02, math.sqrt(0.04))
     )
     model.net.forward = lambda u: 0.5 * u.flatten(1).square().sum(1)
     torch.manual_seed(0)
@@ -222,7 +222,7 @@ def test_ais_agrees_with_an_exact_partition_function():
 def test_ais_agrees_with_a_gaussian_energy(initial):
     """Energy (u - 0.3)^2 / (2 s^2) in 3 dimensions; in a box its normaliser is that of the truncated Gaussian."""
     s, d = 0.4, 3
-    model = EnergyModel(DataSpec((1, 1, d), None), MLPEnergy([1, 1, d], [2]).double(), s**2, initial, Langevin(1, 0.1, 0.1))
+    model = EnergyModel(DataSpec((1, 1, d), None), ConvEnergy([1, 1, d], 2, 0, 0.2).double(), s**2, initial, Langevin(1, 0.1, 0.1))
     model.net.forward = lambda u: 0.5 * (u - 0.3).flatten(1).square().sum(1)
     mass = 1.0
     if initial.box:

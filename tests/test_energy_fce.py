@@ -9,7 +9,7 @@ from torch import nn
 from models.contracts import DataSpec, Kind
 from models.distributions.bases import StandardNormal
 from models.energy.fce import FlowContrastive
-from models.energy.nets import ConvEnergy, MLPEnergy
+from models.energy.nets import ConvEnergy
 from models.flow.flow import Flow
 from models.nn.data_init import initialize
 from models.objectives.noise_contrastive import EnergyPlayer, FlowPlayer
@@ -122,7 +122,7 @@ def test_energy_normalises_in_the_plane():
     torch.manual_seed(3)
     spec = DataSpec((2, 1, 1), None)
     flow = Flow(spec, None, Rescale(0.5, 0.0), lambda shape: ([], shape), StandardNormal, False)
-    model = FlowContrastive(spec, flow, MLPEnergy([2, 1, 1], [48, 48]))
+    model = FlowContrastive(spec, flow, ConvEnergy([2, 1, 1], 32, 1, 0.2))
     centres = torch.tensor([[1.5, 1.5], [-1.5, 1.5], [1.5, -1.5], [-1.5, -1.5]])
 
     def blobs(n):

@@ -9,7 +9,7 @@ from torch import nn
 from models.contracts import DataSpec
 from models.energy.initial import GaussianNoise, UniformNoise
 from models.energy.model import EnergyModel
-from models.energy.nets import MLPEnergy
+from models.energy.nets import ConvEnergy
 from models.samplers.chains import Persistent, ShortRun
 from models.samplers.hmc import HMC
 from models.samplers.langevin import Langevin
@@ -23,7 +23,7 @@ def gaussian(x):
 
 def toy(sampler, initial=None):
     torch.manual_seed(0)
-    net = MLPEnergy([2, 1, 1], [8])
+    net = ConvEnergy([2, 1, 1], 8, 0, 0.2)
     return EnergyModel(DataSpec((2, 1, 1), None), net, 1.0, initial or GaussianNoise(1.0), sampler)
 
 
