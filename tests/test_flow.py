@@ -116,6 +116,13 @@ def test_score_is_a_weight_whose_terms_sum_to_nats_and_reach_every_parameter():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
+def test_multi_scale_has_the_stated_parts():
+    transforms, shape = MultiScale(3, 5, step(Additive), split)((3, 32, 32))
+    assert [type(t) for t in transforms] == [Sequential, Split, Sequential, Split, Sequential]
+    assert [len(t.parts) for t in transforms[::2]] == [1 + 3 * 5] * 3
+    assert shape == (48, 4, 4)
+
+
 def test_continuous_data_is_scored_exactly():
     spec = DataSpec((1, 2, 2), None)
     model = Flow(spec, None, None, multi_scale(1), LearnedNormal, False)
