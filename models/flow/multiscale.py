@@ -17,7 +17,13 @@ class MultiScale:
     (arXiv:1605.08803), sec. 3.6; Glow, Kingma & Dhariwal 2018 (arXiv:1807.03039), fig. 2b.
     """
 
-    def __init__(self, num_levels: int, num_steps: int, step: dict[str, Callable[[int], Bijection]], split: Callable[[int], Split]):
+    def __init__(
+        self,
+        num_levels: int,
+        num_steps: int,
+        step: dict[str, Callable[[int], Bijection]],
+        split: Callable[[int], Split],
+    ):
         self.num_levels, self.num_steps, self.step, self.split = num_levels, num_steps, step, split
 
     def __call__(self, shape: tuple[int, int, int]) -> tuple[list[Transform], tuple[int, int, int]]:

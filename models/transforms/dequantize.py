@@ -25,15 +25,16 @@ class UniformDequantization(Transform):
         if levels is None:
             raise ValueError("continuous data (levels: null) needs no dequantization: choose dequantization=null")
         self.levels = levels
-        self.register_buffer("width", torch.tensor(float(levels)), persistent=False)  # carries device and dtype; K is exact in both
+        # K itself, and what carries the module's device and dtype
+        self.register_buffer("bins", torch.tensor(float(levels)), persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        u = torch.rand(x.shape, dtype=self.width.dtype, device=x.device)
-        return (x + u) / self.width, u.new_full((x.shape[0],), -x[0].numel() * log(self.levels))
+        u = torch.rand(x.shape, dtype=self.bins.dtype, device=x.device)
+        return (x + u) / self.bins, u.new_full((x.shape[0],), -x[0].numel() * log(self.levels))
 
     def midpoint(self, x: Tensor) -> Tensor:
         """The point farthest from what would be another integer: (x + 1/2) / K."""
-        return (x + self.width.new_tensor(0.5)) / self.width
+        return (x.to(self.bins.dtype) + 0.5) / self.bins
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return torch.floor(z * self.width).clamp(0, self.levels - 1).to(torch.uint8)
+        return torch.floor(z * self.bins).clamp(0, self.levels - 1).to(torch.uint8)
