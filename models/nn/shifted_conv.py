@@ -1,4 +1,4 @@
-"""Causal convolutions by padding and cropping instead of masks (Salimans et al. 2017, arXiv:1701.05517, section 2.3 and figure 2)."""
+"""Causal convolutions by padding and cropping instead of masks (Salimans et al. 2017, arXiv:1701.05517, figure 2)."""
 
 import torch
 import torch.nn.functional as F
