@@ -8,6 +8,7 @@ from models.contracts import DataSpec, GenerativeModel
 from models.energy.rbm import RBM
 from models.evaluators.ais import AIS
 from models.evaluators.base import Context
+from models.evaluators.energy import Energies
 
 
 class Data:
@@ -76,6 +77,16 @@ def test_ranks_share_the_chains_and_agree_with_one():
     assert len(whole) == 200 and not set(sent[0]) & set(sent[1])
 
 
+def test_a_collapsed_estimate_has_no_standard_error():
+    """Large weights and two temperatures: one chain outweighs all others, and the spread of the weights says nothing."""
+    c = context()
+    with torch.no_grad():
+        c.model.weight.mul_(12)
+    z, lower, nll = AIS(**settings(num_temperatures=2))(c)
+    assert z["effective_chains"] < 10 and z["stderr"] is None and nll["stderr"] is None
+    assert lower["value"] < c.model.log_partition() - 5 * lower["stderr"]
+
+
 def test_ais_refuses_a_density():
     class Density(GenerativeModel):
         pass
@@ -84,3 +95,20 @@ def test_ais_refuses_a_density():
         AIS(**settings())(context(Density()))
     with pytest.raises(ValueError, match="at least two"):
         AIS(**settings(num_chains=1))
+
+
+def test_energies_of_data_and_of_samples():
+    c = context()
+    state = torch.get_rng_state()
+    data, drawn, difference = Energies(num=4000)(c)
+    assert torch.equal(state, torch.get_rng_state())
+    model, v = c.model, torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 12)
+    assert data["value"] == pytest.approx(model.energy(c.datamodule.x.flatten(1).float()).mean().item(), rel=1e-5)
+    assert (data["kind"], drawn["kind"], difference["kind"]) == ("unnormalized", "unnormalized", "estimate")
+    assert difference["value"] == pytest.approx(data["value"] - drawn["value"]) and data["count"] == 30
+    model.num_gibbs = 50
+    mixed = Energies(num=4000)(c)[1]
+    exact = ((-model.energy(v)).softmax(0) * model.energy(v)).sum().item()
+    assert abs(mixed["value"] - exact) < 5 * mixed["stderr"]
+    with pytest.raises(ConfigError, match="no energy"):
+        Energies(num=4)(context(GenerativeModel()))

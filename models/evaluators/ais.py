@@ -12,6 +12,8 @@ from models.energy.base import EnergyBased
 from models.evaluators.base import Context, Evaluator, Statistics, non_finite, record
 from models.samplers.hmc import HMC
 
+_ENOUGH_CHAINS = 10
+
 
 class AIS(Evaluator):
     """``log_z_nats`` (estimate), ``log_z_lower_nats`` (its stochastic lower bound E[w]) and ``ais_nll_nats`` (estimate).
@@ -21,7 +23,8 @@ class AIS(Evaluator):
     what log Z sums or integrates over, so what the nll is a density of: for an energy of relaxed integers it is the density
     of the continuous relaxation on that space, never bits per dimension. Too few temperatures make log Z too
     small and the nll too good (Salakhutdinov & Murray 2008): trust them only where log_z_lower_nats is close and
-    ``effective_chains``, (sum w)^2 / sum w^2, is many. Chains run ``chunk`` at a time, the same on any number of ranks.
+    ``effective_chains``, (sum exp w)^2 / sum exp 2w, is many; below 10 no standard error is given, since none would be honest.
+    Chains run ``chunk`` at a time, the same on any number of ranks.
     """
 
     def __init__(
@@ -46,8 +49,8 @@ class AIS(Evaluator):
         w = self._weights(context, path)
         relative = (w - w.max()).exp()
         log_z = float(w.max() + relative.mean().log())
-        stderr = float(relative.std() / relative.mean()) / sqrt(len(w))
         effective = float(relative.sum() ** 2 / relative.square().sum())
+        stderr = float(relative.std() / relative.mean()) / sqrt(len(w)) if effective >= _ENOUGH_CHAINS else None
 
         nats = Statistics()
         for index, x, y in context.batches("ais"):
@@ -60,7 +63,7 @@ class AIS(Evaluator):
             record(
                 "ais_nll_nats",
                 log_z - nats.mean,
-                None if nats.stderr is None else hypot(stderr, nats.stderr),
+                None if None in (stderr, nats.stderr) else hypot(stderr, nats.stderr),
                 "nats",
                 "estimate",
                 nats.count,
