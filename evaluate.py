@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from models.build import ConfigError
+from models.compose import explain
 
 
 def evaluate_command(config: dict) -> bool:
@@ -68,16 +69,6 @@ def main(config: DictConfig) -> None:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
-
-
-def explain(error: Exception) -> str:
-    """One line for a mistake in the composition."""
-    missing = getattr(error, "missing_cfg_file", None)
-    if missing and "/" in missing:
-        group, _, name = missing.rpartition("/")
-        options = sorted(path.stem for path in (Path(__file__).parent / "conf" / group).glob("*.yaml"))
-        return f"there is no {group}={name}: choose from {', '.join(options) or 'nothing (there are none)'}"
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from models.build import ConfigError
-from models.compose import finalize
+from models.compose import explain, finalize
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -28,7 +28,7 @@ def main(config: DictConfig):
     try:
         outcome = run(finalize(config, dict(context.runtime.choices), overrides, ["python", "train.py", *overrides]))
     except Exception as error:
-        known = isinstance(error, ConfigError)
+        known = isinstance(error, ValueError)  # a mistake that the message explains; error.txt in the run folder has the rest
         if not known and not sweeping:
             raise
         if not known:
@@ -47,5 +47,5 @@ if __name__ == "__main__":
     try:
         main()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -77,3 +78,13 @@ def finalize(config: DictConfig, choices: dict, overrides: list[str], command: l
     who = choices.get("experiment") or f"{choices['model']}-{choices['data']}"
     plain["name"] = "-".join([who, *(["tiny"] if plain.get("debug") else []), f"s{plain['seed']}", identity(plain)])
     return plain
+
+
+def explain(error: Exception) -> str:
+    """One line for a mistake in the composition."""
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing and "/" in missing:
+        group, _, name = missing.rpartition("/")
+        options = sorted(path.stem for path in (Path(__file__).parent.parent / "conf" / group).glob("*.yaml"))
+        return f"there is no {group}={name}: choose from {', '.join(options) or 'nothing (there are none)'}"
+    return " ".join(str(error).split())

@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -25,6 +26,7 @@ import yaml
 from models import checkpoints
 from models.build import ConfigError, check_target, instantiate, targets
 from models.nn.data_init import initialize
+from models.report import write_report
 from models.seeding import isolated, seed_all
 
 EXIT_STOPPED = 75
@@ -110,13 +112,16 @@ def build_model(config: dict):
     return instantiate(config["model"]), datamodule
 
 
-def load_run(folder: Path, weights: str, checkpoint: str = "last"):
+def load_run(folder: Path, weights: str, checkpoint: str = "last", data_root: str | None = None):
     """(model, datamodule, config, step) of a run, from its own record and never from today's ``conf/``.
 
-    ``weights`` is raw or ema; ``checkpoint`` is last or best. The model is on the CPU in eval mode. Raises ConfigError with one line.
+    ``weights`` is raw or ema; ``checkpoint`` is last or best; ``data_root`` is where the data lies now, if not where the
+    run found it. The model is on the CPU in eval mode. Raises ConfigError with one line.
     """
     folder = Path(folder)
     config = read_config(folder)
+    if data_root is not None:
+        config["data"]["root"] = data_root
     if checkpoint == "best":
         state = checkpoints.load(folder / "checkpoints" / "best.ckpt")
     else:
@@ -225,8 +230,8 @@ def fit(folder: Path, config: dict) -> str:
     if restored is not None:
         system.load_rank_state(restored["ranks"], trainer.global_rank)
     _connect(parts, folder, config, datamodule, tracker, system, restored, chief)
+    tracker.start(folder, config, restored is not None)
     if system.step < max_steps:
-        tracker.start(folder, config, restored is not None)
         stream = TrainStream(datamodule, system.batches, max_steps * settings["accumulate"], trainer)
         trainer.fit(system, stream)
     if system.step < max_steps:
@@ -260,15 +265,15 @@ def _connect(parts: dict, folder: Path, config: dict, datamodule, tracker, syste
 
 def conclude(folder: Path, config: dict, tracker, chief: bool) -> None:
     """Evaluate the finished run from its checkpoint as a later reader would, and write results.json and report.html."""
-    from models.report import write_report
     from models.table import format_records
 
     records = []
-    for weights in ("raw", "ema") if config["callbacks"]["ema"]["decay"] is not None else ("raw",):
-        records += evaluate_run(folder, weights, "test", config["evaluators"], checkpoint=config["checkpoint"])
+    evaluators = config["evaluators"]
+    for weights in ("ema", "raw") if config["callbacks"]["ema"]["decay"] is not None else ("raw",):
+        records += evaluate_run(folder, weights, "test", evaluators, config["checkpoint"])
+        evaluators = {k: v for k, v in evaluators.items() if not check_target(v["_target_"]).about_data}
     if chief:
         tracker.finish(records)
-        write_report(folder)
         print(format_records(records), flush=True)
 
 
@@ -278,16 +283,14 @@ def evaluate_run(
 ) -> list[dict]:  # fmt: skip
     """Reopen a run and judge it: ``evaluators`` are config nodes by name. Every rank calls it; rank 0 writes results.json.
 
-    ``data_root`` is where the data lies now, if not where the run found it. Raises ConfigError.
+    Raises ConfigError with one line.
     """
     from models.evaluators.base import Context, evaluate
 
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if distributed:
         torch.distributed.barrier()  # rank 0 may still be writing the checkpoint
-    model, datamodule, config, step = load_run(folder, weights, checkpoint)
-    if data_root is not None:
-        datamodule.root = Path(data_root).expanduser()
+    model, datamodule, config, step = load_run(folder, weights, checkpoint, data_root)
     try:
         datamodule.split(split)
     except ValueError as error:  # files that are missing or damaged, or no such split
@@ -313,7 +316,11 @@ def headline(folder: Path) -> str:
 
 
 def run(config: dict) -> Outcome:
-    """Train or go on with the run of ``config``, unless it is finished. Raises what went wrong, after noting it in the folder."""
+    """Train or go on with the run of ``config``, unless it is finished. Raises what went wrong, after noting it in the folder.
+
+    A mistake that shows before the first checkpoint of a new run leaves no folder behind.
+    """
+    new = not (Path(config["runs_dir"]) / config["name"]).exists()
     folder = open_folder(config)
     if read_state(folder) == "finished":
         from models.evaluators.results import read_results
@@ -327,10 +334,15 @@ def run(config: dict) -> Outcome:
         try:
             state = _launch(folder, config) if _needs_processes(config) else fit(folder, config)
         except Exception as error:
+            if new and isinstance(error, ValueError) and not (folder / "checkpoints").exists():
+                shutil.rmtree(folder)
+                raise
             _write_state(folder, "failed", " ".join(str(error).split()))
             (folder / "error.txt").write_text(traceback.format_exc())
+            write_report(folder)
             raise
         _write_state(folder, state)
+        write_report(folder)
     if state == "stopped":
         print(f"stopped and saved; the same command goes on: {' '.join(config['command'])}", flush=True)
     else:

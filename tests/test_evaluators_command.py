@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 import evaluate
 from models import checkpoints
 from models.build import ConfigError
+from models.compose import explain
 from models.run import evaluate_run, run
 from tests.conftest import ROOT, compose, run_program
 
@@ -64,7 +65,7 @@ def test_unknown_evaluators_are_told_the_known_ones():
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(HydraException) as caught:
         hydra_compose("evaluate", ["run=x", "evaluators=[nll,nonsense]"])
-    told = evaluate.explain(caught.value)
+    told = explain(caught.value)
     assert told.startswith("there is no evaluators=nonsense: choose from ais, audit, baseline") and "\n" not in told
 
 

@@ -64,6 +64,9 @@ class Context:
 class Evaluator:
     """Judges a trained model. Public attributes are its settings: plain values, written beside its numbers."""
 
+    about_data = False
+    """True for a number that depends on the data alone: it is found once, not for raw and averaged weights."""
+
     def __call__(self, context: Context) -> list[dict]:
         """Records (see ``record``), the same on every rank. Raises ConfigError where the model does not allow the question."""
         raise NotImplementedError

@@ -18,6 +18,8 @@ class Baseline(Evaluator):
     ``independent_pixel_bpd``. Continuous data: normals of the training mean and deviation, ``independent_normal_nats``.
     """
 
+    about_data = True
+
     def __call__(self, context: Context) -> list[dict]:
         spec = context.model.spec
         nats = self._histograms(context) if spec.levels is not None else self._normals(context)

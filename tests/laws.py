@@ -1,0 +1,140 @@
+"""The laws that every system obeys, as plain functions: the suite runs them on all models, the mutation tests on broken ones."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from models.contracts import DataSpec, GenerativeModel, Kind
+from models.latent.posteriors import DiagonalPosterior
+from models.nn.data_init import initialize
+
+TINY = DataSpec((1, 2, 2), 3)
+
+
+def random_batch(spec: DataSpec, n: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """``n`` examples of ``spec``: uniform integers, or normal floats for continuous data."""
+    generator = torch.Generator().manual_seed(seed)
+    if spec.levels is None:
+        x = torch.randn(n, *spec.shape, generator=generator)
+    else:
+        x = torch.randint(0, spec.levels, (n, *spec.shape), generator=generator, dtype=torch.uint8)
+    return x, None if spec.classes is None else torch.randint(0, spec.classes, (n,), generator=generator)
+
+
+def disturb(model: nn.Module, scale: float = 0.3, seed: int = 0) -> nn.Module:
+    """Move every parameter away from its initial value (zero-initialised layers hide errors)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter)
+    return model
+
+
+def ready(model: GenerativeModel, scale: float = 0.3, seed: int = 0) -> GenerativeModel:
+    """The model initialised on random data, disturbed by ``scale``, in eval mode."""
+    torch.manual_seed(seed)
+    initialize(model, *_cast(random_batch(model.spec, 64, seed), model))
+    return disturb(model, scale, seed).eval()
+
+
+def widen(model: nn.Module, log_factor: float = 1.0) -> nn.Module:
+    """Posterior scales times e: the weights of a posterior narrower than the prior have no variance, nor their mean an error."""
+    for module in model.modules():
+        if isinstance(module, DiagonalPosterior):
+            module.linear.bias.data.chunk(2)[1].add_(log_factor)
+    return model
+
+
+def _cast(batch, model):
+    x, y = batch
+    dtype = next(model.parameters()).dtype
+    return (x.to(dtype) if x.is_floating_point() else x), y
+
+
+def check_score(model: GenerativeModel, n: int = 4) -> None:
+    """Law 2: ``score`` is [B] and finite, and its terms sum to it."""
+    x, y = _cast(random_batch(model.spec, n), model)
+    score = model.score(x, y)
+    assert score.nats.shape == (n,), score.nats.shape
+    assert score.nats.isfinite().all(), score.nats
+    assert score.terms and all(term.shape == (n,) for term in score.terms.values()), {k: v.shape for k, v in score.terms.items()}
+    total = sum(score.terms.values())
+    torch.testing.assert_close(total, score.nats, rtol=1e-5, atol=1e-4)
+
+
+def all_images(spec: DataSpec) -> Tensor:
+    """Every image of a small space: [K^D, C, H, W]."""
+    rows = torch.tensor(list(product(range(spec.levels), repeat=spec.dims)), dtype=torch.uint8)
+    return rows.view(-1, *spec.shape)
+
+
+def total_probability(model: GenerativeModel, draws: int = 4000, y: int | None = None) -> tuple[float, float, Kind]:
+    """(sum over all x of exp(nats), its standard error over ``draws`` repetitions, kind). EXACT needs one repetition."""
+    x = all_images(model.spec)
+    labels = None if y is None else torch.full((len(x),), y)
+    with torch.no_grad():
+        kind = model.score(x[:2], None if labels is None else labels[:2]).kind
+        if kind == Kind.EXACT:
+            return float(model.score(x, labels).nats.double().exp().sum()), 0.0, kind
+        repeats = 50
+        many, labels = x.repeat(repeats, 1, 1, 1), None if labels is None else labels.repeat(repeats)
+        nats = torch.cat([model.score(many, labels).nats.double().view(repeats, -1) for _ in range(draws // repeats)])
+    if Kind.WEIGHT in kind:
+        sums = nats.exp().sum(1)
+        return float(sums.mean()), float(sums.std() / draws**0.5), kind
+    mean = nats.mean(0)  # LOWER, NOISY: statements about the mean of nats
+    spread = float((nats.std(0) / draws**0.5 * mean.exp()).sum())
+    return float(mean.exp().sum()), spread, kind
+
+
+def broaden(model: GenerativeModel) -> None:
+    """Pull a posterior towards its parameters' zero, near the prior, where importance weights have finite variance."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] == "posterior":
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter *= 0.2
+
+
+def mass_on_data(model: GenerativeModel, y: int | None, draws: int = 20_000) -> tuple[float, float]:
+    """What the probabilities must sum to, and its standard error: 1, or for a density over reals what lies in the data's cube.
+
+    Found from the sampling direction alone: the fraction of continuous draws inside [0, 1]^D.
+    """
+    if not hasattr(model, "sample_continuous"):
+        return 1.0, 0.0
+    with torch.no_grad():
+        v = model.sample_continuous(draws, None if y is None else torch.full((draws,), y))
+    inside = float(((v >= 0) & (v <= 1)).flatten(1).all(1).double().mean())
+    assert inside > 0.05, f"only {inside:.1%} of the mass is on the data: this check would say nothing"
+    return inside, (inside * (1 - inside) / draws) ** 0.5
+
+
+def check_normalized(model: GenerativeModel, y: int | None = None, draws: int = 4000) -> None:
+    """Law 3: the probabilities of all images sum to 1 (EXACT, WEIGHT) or to at most 1 (LOWER)."""
+    broaden(model)
+    total, error, kind = total_probability(model, draws, y)
+    target, target_error = mass_on_data(model, y)
+    error = (error**2 + target_error**2) ** 0.5
+    if kind == Kind.EXACT:
+        assert abs(total - target) < 1e-6, f"probabilities sum to {total}"
+    elif Kind.LOWER in kind:
+        assert total <= target + 5 * error, f"a lower bound whose probabilities sum to {total} +- {error}"
+    else:
+        assert error < 0.05 * target, f"{total} +- {error} is too uncertain to say anything"
+        assert abs(total - target) < 5 * error, f"probabilities sum to {total}, not {target}, +- {error}"
+
+
+def check_samples(model: GenerativeModel, n: int = 3) -> None:
+    """Law 7: samples are integers in range, of the model's shape."""
+    classes = model.spec.classes
+    samples = model.sample(n, None if classes is None else torch.arange(n) % classes)
+    assert samples.shape == (n, *model.spec.shape), samples.shape
+    if model.spec.levels is not None:
+        assert samples.dtype == torch.uint8
+        assert int(samples.max()) < model.spec.levels
+    else:
+        assert samples.isfinite().all()
