@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from math import log
 
@@ -16,15 +15,16 @@ from models.evaluators.base import Context, Evaluator, Statistics, non_finite, r
 from models.objectives.importance_weighted import require_weights
 from models.units import bits, bits_per_dim
 
-CPU_CHUNK, GPU_CHUNK = 200, 50_000
-"""Draws of a 784-pixel decoder that stay in a processor's cache (measured: twice as fast as 1000), and that fill a GPU."""
+CPU_SUBPIXELS, GPU_SUBPIXELS = 160_000, 10_000_000
+"""Sub-pixels decoded at once where ``chunk`` is None: what a processor's cache holds (a tensor of five times as many takes
+twice as long each, measured), and what fills a GPU."""
 
 
 class ImportanceWeighted(Evaluator):
     """Mean over the split of -log (1/k) sum_i w_i: ``iw_nll_nats``, and ``iw_nll_bpd`` for data with levels.
 
     Burda et al. 2016 (arXiv:1509.00519, eq. 8 and section 5: k = 5000). Memory is bounded by ``chunk``, the most draws
-    (examples times draws of each) made at once (None: ``CPU_CHUNK`` or ``GPU_CHUNK``); the logsumexp streams over
+    (examples times draws of each) made at once (None: as many as suit the device); the logsumexp streams over
     chunks. ``stderr`` is over examples.
 
     Raises ConfigError for scores whose exponential may not be averaged (analytic KL, noisy, unnormalized).
@@ -38,12 +38,21 @@ class ImportanceWeighted(Evaluator):
     @torch.no_grad()
     def __call__(self, context: Context) -> list[dict]:
         spec, nats, kind = context.model.spec, Statistics(), Kind.EXACT
-        chunk = self.chunk or (CPU_CHUNK if torch.device(context.device).type == "cpu" else GPU_CHUNK)
-        for index, x, y in self._pieces(context, max(1, chunk // self.k)):
-            with context.noise("importance_weighted", int(index[0])):
-                values, one = self._bound(context.model, x, y, chunk)
-            kind |= one
-            nats.add(index, values)
+        subpixels = CPU_SUBPIXELS if torch.device(context.device).type == "cpu" else GPU_SUBPIXELS
+        chunk = self.chunk or max(1, subpixels // spec.dims)
+        size = max(1, chunk // self.k)  # examples at once
+        total = -(-context.datamodule.num_examples(context.split) // context.world)
+        description = f"importance weights, k={self.k} ({context.split}, {context.weights})"
+        hidden = not context.progress or context.rank > 0
+        with tqdm(total=total, desc=description, disable=hidden, leave=False, dynamic_ncols=True) as bar:
+            for index, x, y in replace(context, progress=False).batches("importance_weighted"):
+                with context.noise("importance_weighted", int(index[0])):
+                    for start in range(0, len(x), size):
+                        part = slice(start, start + size)
+                        values, one = self._bound(context.model, x[part], None if y is None else y[part], chunk)
+                        kind |= one
+                        nats.add(index[part], values)
+                        bar.update(len(values))
         for other in context.gather(kind):
             kind |= other
         nats = nats.merged(context)
@@ -55,18 +64,6 @@ class ImportanceWeighted(Evaluator):
             stderr = None if nats.stderr is None else bits(nats.stderr) / spec.dims
             records.append(record("iw_nll_bpd", bits_per_dim(nats.mean, spec.dims), stderr, "bits/dim", kind.statement, **common))
         return records
-
-    def _pieces(self, context: Context, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """The split in pieces of at most ``size`` examples, with a bar that counts examples."""
-        total = -(-context.datamodule.num_examples(context.split) // context.world)
-        shown = context.progress and context.rank == 0
-        description = f"importance weights, k={self.k} ({context.split}, {context.weights})"
-        with tqdm(total=total, desc=description, disable=not shown, leave=False, dynamic_ncols=True) as bar:
-            for index, x, y in replace(context, progress=False).batches("importance_weighted"):
-                for start in range(0, len(x), size):
-                    part = slice(start, start + size)
-                    yield index[part], x[part], None if y is None else y[part]
-                    bar.update(len(x[part]))
 
     def _bound(self, model: GenerativeModel, x: Tensor, y: Tensor | None, chunk: int) -> tuple[Tensor, Kind]:
         """log (1/k) sum_i w_i [B] and the kind of the weights."""
