@@ -43,6 +43,17 @@ class Exponential(Schedule):
         return self.rate**step
 
 
+class Drop(Schedule):
+    """1 for the first ``after`` steps, then ``factor``: the rate changes with what is being learned."""
+
+    def __init__(self, warmup_steps: int, after: int, factor: float):
+        super().__init__(warmup_steps)
+        self.after, self.factor = after, factor
+
+    def decay(self, step: int, max_steps: int) -> float:
+        return 1.0 if step < self.after else self.factor
+
+
 class Cosine(Schedule):
     """Half a cosine from 1 to ``final`` over the whole run (Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts)."""
 
