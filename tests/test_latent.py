@@ -80,7 +80,8 @@ class LinearGaussian(nn.Module):
 
     def __init__(self, inputs, outputs, weight, log_scale):
         super().__init__()
-        self.weight, self.bias, self.log_scale = nn.Parameter(weight), nn.Parameter(torch.tensor([0.3, -0.2, 0.1, 0.5])), log_scale
+        self.weight, self.log_scale = nn.Parameter(weight), log_scale
+        self.bias = nn.Parameter(torch.tensor([0.3, -0.2, 0.1, 0.5]))
 
     def forward(self, z):
         mean = (z @ self.weight.T + self.bias.to(z.dtype)).view(-1, 1, 2, 2)

@@ -32,7 +32,8 @@ class Fixed(GenerativeModel):
 
     def score(self, x, y=None):
         noise = self.noise * torch.randn(len(x)) - self.noise**2 / 2
-        terms = {"data": -x.flatten(1).sum(1) + noise, "kl/0": -self.rates[0].expand(len(x)), "kl/1": -self.rates[1].expand(len(x))}
+        rates = {f"kl/{group}": -rate.expand(len(x)) for group, rate in enumerate(self.rates)}
+        terms = {"data": -x.flatten(1).sum(1) + noise, **rates}
         return Score(sum(terms.values()), self.kind, terms)
 
 

@@ -14,7 +14,7 @@ class DataBias(DataInitialized):
     """params + log(m / (1 - m)), m the mean image of the initialising batch; both [B, C, H, W].
 
     The shift is a constant: learning goes on in the decoder's own bias, which starts at 0, so this equals setting that
-    bias once from the data mean, as the code of Burda et al. 2016 (arXiv:1509.00519) does.
+    bias once from the data mean, as the code of Burda et al. 2016 (arXiv:1509.00519) does, there over all training images.
     """
 
     def __init__(self, spec: DataSpec):

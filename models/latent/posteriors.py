@@ -28,7 +28,7 @@ class FlowPosterior(Conditional):
     """A diagonal Gaussian draw z_0 moved by bijections that also see the context.
 
     log q(z_T | x) = log N(z_0; mean, scale^2) - sum_t log |det dz_t / dz_{t-1}|
-    (Rezende & Mohamed 2015, arXiv:1505.05770, eq. 13; Kingma et al. 2016, arXiv:1606.04934, eq. 9). ``transform`` builds
+    (Rezende & Mohamed 2015, arXiv:1505.05770, eq. 13; Kingma et al. 2016, arXiv:1606.04934). ``transform`` builds
     a bijection from (dim, context_dim) whose cheap direction is the inverse (base -> z); with ``flip`` the latent
     dimensions are reversed between steps.
     """
