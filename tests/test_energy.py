@@ -107,7 +107,7 @@ def test_rbm_free_energy_and_partition_function(dims, num_hidden):
     torch.testing.assert_close(-rbm.energy(v), joint.logsumexp(1))
     torch.testing.assert_close(rbm.log_partition(), joint.logsumexp((0, 1)))
     x = v.view(-1, 1, 1, dims).to(torch.uint8)
-    torch.testing.assert_close((rbm(x).nats - rbm.log_partition()).logsumexp(0), torch.zeros((), dtype=torch.float64), atol=1e-9, rtol=0)
+    assert abs((rbm(x).nats - rbm.log_partition()).logsumexp(0).item()) < 1e-9
 
 
 def test_rbm_gibbs_sweeps_keep_the_exact_law():
@@ -222,7 +222,8 @@ def test_ais_agrees_with_an_exact_partition_function():
 def test_ais_agrees_with_a_gaussian_energy(initial):
     """Energy (u - 0.3)^2 / (2 s^2) in 3 dimensions; in a box its normaliser is that of the truncated Gaussian."""
     s, d = 0.4, 3
-    model = EnergyModel(DataSpec((1, 1, d), None), ConvEnergy([1, 1, d], 2, 0, 0.2).double(), s**2, initial, Langevin(1, 0.1, 0.1))
+    net = ConvEnergy([1, 1, d], 2, 0, 0.2).double()
+    model = EnergyModel(DataSpec((1, 1, d), None), net, s**2, initial, Langevin(1, 0.1, 0.1))
     model.net.forward = lambda u: 0.5 * (u - 0.3).flatten(1).square().sum(1)
     mass = 1.0
     if initial.box:

@@ -86,7 +86,7 @@ def test_players_follow_the_gradient_of_the_value_function():
 
 
 def test_value_is_stationary_where_the_energy_is_the_data():
-    """p = data with its true log Z: no gradient for the energy, whatever the noise; p = q = data: none for the flow, V = -2 log 2."""
+    """No gradient for the energy at p = data, whatever the noise; none for the flow at p = q = data, where V = -2 log 2."""
     torch.manual_seed(1)
     data = torch.distributions.Normal(torch.tensor(0.3, dtype=torch.float64), 0.8)
     model = line(q_scale=2.0, p_mean=0.3, p_scale=0.8)

@@ -66,6 +66,10 @@ class FlowContrastive(GenerativeModel):
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         return self.flow.sample(n, y, temperature)
 
+    def sample_continuous(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """Draws of the flow before they become data: reparameterised points v of the space both densities share."""
+        return self.flow.sample_continuous(n, y, temperature)
+
     def reals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Data to (v, contribution [B]): a point of the space both densities share, and log p(v) -> log P(x)."""
         return (x, x.new_zeros(len(x))) if self.spec.levels is None else self.flow.dequantization(x)

@@ -20,7 +20,7 @@ class EnergyModel(EnergyBased):
     this relaxation, in nats: it says nothing about the probability of the integers and never becomes bits per dimension.
 
     Published short-run chains take unit steps along the gradient of the net with noise epsilon. That is Langevin dynamics
-    of step epsilon^2 / 2 at temperature epsilon^2 / 2 (Nijkamp et al. 2019, arXiv:1903.12370, section 3.1), which is how
+    of step epsilon^2 / 2 at temperature epsilon^2 / 2 (Nijkamp et al. 2019, arXiv:1903.12370), which is how
     to state them here: then energies, and the AIS estimate, belong to the density that the chains follow.
 
     ``sampler`` moves chains that begin in ``initial``. Samples are rounded to the nearest level.

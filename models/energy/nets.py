@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class ConvEnergy(nn.Module):
-    """The convnet of short-run MCMC (Nijkamp et al. 2019, arXiv:1904.09770), without normalisation or pooling: [B, C, H, W] -> [B].
+    """The convnet of short-run MCMC (Nijkamp et al. 2019, arXiv:1904.09770): [B, C, H, W] -> [B].
 
     A 3x3 convolution to ``width`` channels, ``num_halvings`` 4x4 ones of stride 2 that double the channels, and one over all
-    that is left; leaky ReLU between. At 3x32x32 with width 64 and three halvings this is the published net, whose last kernel
-    is 4x4. Once a side is down to one pixel, 1x1 convolutions stand in for the 4x4 ones: on vectors it is a perceptron, as
-    the one for the plane in arXiv:1903.12370.
+    that is left; leaky ReLU between, no normalisation. At 3x32x32 with width 64 and three halvings this is the published net,
+    whose last kernel is 4x4. Once a side is down to one pixel, 1x1 convolutions stand in for the 4x4 ones: on vectors it is a
+    perceptron, as the released net for the plane of arXiv:1903.12370.
     """
 
     def __init__(self, shape: Sequence[int], width: int, num_halvings: int, negative_slope: float):

@@ -28,7 +28,14 @@ class AIS(Evaluator):
     """
 
     def __init__(
-        self, num_chains: int, num_temperatures: int, power: float, num_leapfrog: int, step_size: float, acceptance: float, chunk: int
+        self,
+        num_chains: int,
+        num_temperatures: int,
+        power: float,
+        num_leapfrog: int,
+        step_size: float,
+        acceptance: float,
+        chunk: int,
     ):
         if min(num_chains, num_temperatures) < 2:
             raise ValueError(f"ais needs at least two chains and two temperatures; got {num_chains} and {num_temperatures}")
@@ -44,7 +51,7 @@ class AIS(Evaluator):
     def __call__(self, context: Context) -> list[dict]:
         model = context.model
         if not isinstance(model, EnergyBased):
-            raise ConfigError("ais estimates the normaliser of an energy, and this model is not energy-based: use evaluators=[nll]")
+            raise ConfigError("ais estimates the normaliser of an energy; this model is not energy-based: use evaluators=[nll]")
         path = model.annealing_path(HMC(1, self.step_size, self.num_leapfrog))
         w = self._weights(context, path)
         relative = (w - w.max()).exp()

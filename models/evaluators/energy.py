@@ -38,8 +38,8 @@ class Energies(Evaluator):
         with context.noise("energy"):
             drawn.add(torch.arange(self.num), -model.energy(model.move(model.start(self.num))[0]))
         error = None if data.stderr is None or drawn.stderr is None else hypot(data.stderr, drawn.stderr)
+        both = [("energy_data_nats", data), ("energy_model_nats", drawn)]
         return [
-            record("energy_data_nats", -data.mean, data.stderr, "nats", "unnormalized", data.count, non_finite=non_finite(data)),
-            record("energy_model_nats", -drawn.mean, drawn.stderr, "nats", "unnormalized", drawn.count, non_finite=non_finite(drawn)),
+            *(record(name, -s.mean, s.stderr, "nats", "unnormalized", s.count, non_finite=non_finite(s)) for name, s in both),
             record("energy_difference_nats", drawn.mean - data.mean, error, "nats", "estimate", data.count),
         ]

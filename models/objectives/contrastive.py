@@ -13,12 +13,13 @@ from models.samplers.chains import Chains
 class Contrastive(Objective):
     """Minimise mean energy(data) - mean energy(samples), whose gradient estimates that of -log p(data).
 
-    d/dtheta (-log p) = E_data[dE/dtheta] - E_model[dE/dtheta] (Hinton 2002; Nijkamp et al. 2019, arXiv:1903.12370, eq. 4).
-    ``data_noise`` is the standard deviation of Gaussian noise on the data's states, at least that of the chains' last step
-    (its section 4.2); ``penalty`` weighs mean energy^2 of both (Du & Mordatch 2019, arXiv:1903.08689, section 3.3).
+    d/dtheta (-log p) = E_data[dE/dtheta] - E_model[dE/dtheta] (Hinton 2002; Nijkamp et al. 2019, arXiv:1903.12370).
+    ``data_noise`` is the standard deviation of Gaussian noise on the data's states, at least that of a step of the chains;
+    ``penalty`` weighs mean energy^2 of both (Du & Mordatch 2019, arXiv:1903.08689).
 
-    Logs ``energy_data_nats``, ``energy_model_nats``, ``energy_difference_nats`` (d_t of 1903.12370: away from 0 the chains lag) and
-    what the chains log (``langevin_drift``, their r_t). Reads the energy itself, not ``model(x)``: the states carry noise.
+    Logs ``energy_data_nats``, ``energy_model_nats``, their ``energy_difference_nats`` (d_t of 1903.12370, section 3: away
+    from 0 the chains lag) and what the chains log (``langevin_drift``, their r_t). Reads the energy itself, not ``model(x)``,
+    because the states carry noise.
     """
 
     def __init__(self, chains: Chains, data_noise: float, penalty: float):

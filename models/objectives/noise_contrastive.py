@@ -1,4 +1,4 @@
-"""The noise-contrastive game of an energy and a flow (Gao et al. 2020, arXiv:1912.00589, section 3.3)."""
+"""The noise-contrastive game of an energy and a flow (Gao et al. 2020, arXiv:1912.00589)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EnergyPlayer(Objective):
         _require_players(model)
         x, y = batch
         with torch.no_grad():
-            v = torch.cat([model.reals(x)[0], model.flow.sample_continuous(len(x), y)])
+            v = torch.cat([model.reals(x)[0], model.sample_continuous(len(x), y)])
             noise = model.flow.score_continuous(v, None if y is None else torch.cat([y, y])).nats
         real, fake = (model.ebm.log_prob(v) - noise).chunk(2)
         value = _value(real, fake)
@@ -67,7 +67,7 @@ class FlowPlayer(Objective):
             log = {"nll_bpd": bits_per_dim(nats.detach(), model.spec.dims)}
         if step < self.pretrain_steps:
             return Loss(-nats / model.spec.dims, log)
-        fake, _ = model.log_ratio(model.flow.sample_continuous(len(x), y), y)
+        fake, _ = model.log_ratio(model.sample_continuous(len(x), y), y)
         value = _value(real, fake)
         return Loss(value, log | _log(value, real.detach(), fake.detach()))
 

@@ -39,8 +39,8 @@ class Langevin(Sampler):
 
     With noise = sqrt(2 step_size) it follows exp(-energy) up to a bias of order step_size; any other noise follows
     exp(-energy * 2 step_size / noise^2), which is how published short-run chains trade likelihood for speed
-    (Nijkamp et al. 2019, arXiv:1904.09770; 1903.12370, section 3.1). Logs ``langevin_drift``: the mean norm of
-    step_size * grad energy over chains and steps (r_t in 1903.12370, section 3.3).
+    (Nijkamp et al. 2019, arXiv:1904.09770). Logs ``langevin_drift``: the mean norm of
+    step_size * grad energy over chains and steps (r_t of arXiv:1903.12370, section 3.2).
     """
 
     def __init__(self, num_steps: int, step_size: float, noise: float):
