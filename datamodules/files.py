@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import lzma
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,9 +39,20 @@ def verify(content: bytes, digest: str, path: Path, origin: str) -> bytes:
 
 
 def read(root: Path, name: str, digest: str, origin: str) -> bytes:
-    """The content of the file ``name`` under ``root``, verified."""
-    path = locate(root, name, origin)
-    return verify(path.read_bytes(), digest, path, origin)
+    """The content of the file ``name`` under ``root``, verified; where only ``name.xz`` lies there, unpacked in memory."""
+    if not is_there(root, name):
+        locate(root, name, origin)
+    path, packed = root / name, root / f"{name}.xz"
+    try:
+        content = path.read_bytes() if path.exists() else lzma.decompress(packed.read_bytes())
+    except (lzma.LZMAError, EOFError) as error:
+        raise damaged(packed, one_line(error), origin) from error
+    return verify(content, digest, path if path.exists() else packed, origin)
+
+
+def is_there(root: Path, name: str) -> bool:
+    """Whether ``read`` finds ``name``."""
+    return (root / name).exists() or (root / f"{name}.xz").exists()
 
 
 @contextlib.contextmanager
@@ -69,10 +81,10 @@ def exclusive(root: Path) -> Iterator[None]:
 
 def download(root: Path, names: list[str], fetch: Callable[[], object]) -> None:
     """Run torchvision's ``fetch`` unless all of ``names`` are under ``root``."""
-    if all((root / name).exists() for name in names):
+    if all(is_there(root, name) for name in names):
         return
     with exclusive(root):
-        if all((root / name).exists() for name in names):
+        if all(is_there(root, name) for name in names):
             return
         try:
             with contextlib.redirect_stdout(sys.stderr):

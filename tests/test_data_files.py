@@ -181,3 +181,18 @@ def test_uci_binary(tmp_path):
     assert "truncated or altered" in message(lambda: make(UCIBinary, tmp_path, (1, 1, 6), 2, **wrong).split("test"))
     path.write_bytes(path.read_bytes()[:300])
     assert "truncated or altered" in message(lambda: make(UCIBinary, tmp_path, (1, 1, 6), 2, **rest).split("test"))
+
+
+def test_a_packed_file_is_read_in_place(tmp_path):
+    import hashlib
+    import lzma
+
+    from datamodules import files
+
+    content = b"the published bytes"
+    digest = f"md5:{hashlib.md5(content).hexdigest()}"
+    (tmp_path / "batch.xz").write_bytes(lzma.compress(content))
+    assert files.read(tmp_path, "batch", digest, "somewhere") == content
+    (tmp_path / "batch.xz").write_bytes(lzma.compress(content)[:-9])
+    with pytest.raises(ValueError, match="batch.xz is truncated or altered"):
+        files.read(tmp_path, "batch", digest, "somewhere")
