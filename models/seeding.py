@@ -14,6 +14,17 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def seed_torch(*parts: int | str) -> None:
+    """Seed torch's generators with ``key(*parts)``: the CPU's, and the GPU's once one is in use.
+
+    ``torch.manual_seed`` would also queue a seeding of every device that is not in use, at a cost of milliseconds.
+    """
+    seed = key(*parts)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
+
+
 def seed_all(*parts: int | str) -> None:
     """Seed Python, NumPy and torch (every device) with ``key(*parts)``."""
     seed = key(*parts)
@@ -30,7 +41,7 @@ def generator(*parts: int | str) -> torch.Generator:
 @contextlib.contextmanager
 def isolated(*parts: int | str):
     """Run a block under ``key(*parts)`` and put torch's random state back afterwards."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(key(*parts))
+        seed_torch(*parts)
         yield

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.contracts import GenerativeModel, Objective
 from models.schedules import Schedule
-from models.seeding import key
+from models.seeding import seed_torch
 
 
 class Fitted(pl.LightningModule):
@@ -58,10 +58,7 @@ class Fitted(pl.LightningModule):
         return x.to(device, non_blocking=True), None if y is None else y.to(device, non_blocking=True)
 
     def on_train_batch_start(self, batch, batch_idx):
-        seed = key("train", self.seed, self.batches, self.global_rank)
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        seed_torch("train", self.seed, self.batches, self.global_rank)
         for optimizer, schedule in self.players():
             factor = schedule(self.step, self.max_steps)
             for group in optimizer.param_groups:
