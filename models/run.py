@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -270,7 +271,7 @@ def conclude(folder: Path, config: dict, tracker, chief: bool) -> None:
     records = []
     evaluators = config["evaluators"]
     for weights in ("ema", "raw") if config["callbacks"]["ema"]["decay"] is not None else ("raw",):
-        records += evaluate_run(folder, weights, "test", evaluators, config["checkpoint"])
+        records += evaluate_run(folder, weights, "test", evaluators, config["checkpoint"], data_root=config["data"]["root"])
         evaluators = {k: v for k, v in evaluators.items() if not check_target(v["_target_"]).about_data}
     if chief:
         tracker.finish(records)
@@ -361,13 +362,18 @@ def _launch(folder: Path, config: dict) -> str:
     devices = config["trainer"]["devices"]
     count = torch.cuda.device_count() if devices in ("auto", -1) else int(devices)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={max(1, count)}"]
-    process = subprocess.Popen([*command, "-m", "models.run", str(folder)], cwd=Path(__file__).parent.parent)
+    root = str(Path(__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    process = subprocess.Popen([*command, "-m", "models.run", str(folder)], env=environment)
+    previous = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         code = process.wait()
-    except KeyboardInterrupt:
-        code = process.wait()
-    if code == 0:
-        return "finished" if read_state(folder) == "finished" else "stopped"
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    state = read_state(folder)
+    if state in ("finished", "stopped"):
+        return state
     raise RuntimeError(f"the processes of {folder} ended with code {code}; their messages stand above")
 
 

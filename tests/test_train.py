@@ -77,8 +77,8 @@ def test_tiny_run(name, tmp_path):
         (["model=glow", "likelihood=bernoulli"], "model=glow has no likelihood"),
         (["model=vae", "data=mnist_static", "data.root=nowhere"], "binarized_mnist_train.amat is missing under"),
         (["model=vae", "data.batch_size=5000", "data.limit=null"], "data.batch_size=5000 is more than"),
-        (["model.spec._target_=os.system"], "_target_ 'os.system' is refused"),
-        (["model.spec._target_=models.build.inspect.getsource"], "is refused"),
+        (["data.spec._target_=os.system"], "_target_ 'os.system' is refused"),
+        (["data.spec._target_=models.run.Path"], "is refused"),
         (["trainer.max_steps=0"], "trainer.max_steps"),
     ],
 )
