@@ -175,6 +175,11 @@ def num_steps(trainer: dict, batches_per_epoch: int) -> int:
 
 def fit(folder: Path, config: dict) -> str:
     """Train the run in ``folder`` to its end, from its newest whole checkpoint if it has one: 'finished' or 'stopped'."""
+    return train(folder, config, *build_model(config))
+
+
+def train(folder: Path, config: dict, model, datamodule) -> str:
+    """``fit`` of a model and a datamodule that are built already. One whose batches end early leaves the run 'stopped'."""
     import pytorch_lightning as pl
 
     from callbacks.tracker import Tracker
@@ -182,7 +187,6 @@ def fit(folder: Path, config: dict) -> str:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     settings = config["trainer"]
-    model, datamodule = build_model(config)
     max_steps = num_steps(settings, datamodule.batches_per_epoch)
     seed = config["seed"]
     # Lightning deep-copies nothing here: the model is handed over as an object, the rest of the node is built around it.
