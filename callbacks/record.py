@@ -95,7 +95,12 @@ class Record(pl.Callback):
             values["train/skipped_updates"] = float(system.skipped)
         self.write(step, values)
         now = time.perf_counter()
-        speed = {"perf/images_per_second": self._images * trainer.world_size / (now - self._since), "perf/memory_mib": memory_mib()}
+        seconds = now - self._since
+        speed = {
+            "perf/images_per_second": self._images * trainer.world_size / seconds,
+            "perf/memory_mib": memory_mib(),
+            "perf/seconds": seconds,  # of this window, validation included: they sum to the run's training time
+        }
         self._since, self._images = now, 0
         if self.chief:
             self.perf.write(step, speed)
