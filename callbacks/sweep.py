@@ -21,6 +21,9 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         from models.run import headline
 
+        if not self.outcomes:
+            print("the jobs ran in processes of another launcher: status.json in each run folder says how it ended", flush=True)
+            return
         width = max(len(o.name) for o in self.outcomes)
         print(f"\n{len(self.outcomes)} jobs")
         for outcome in self.outcomes:

@@ -151,10 +151,15 @@ def _load_weights(model, state: dict, folder: Path) -> None:
         raise ConfigError(f"the checkpoint in {folder} does not fit the model of its config.yaml: {reason}") from error
 
 
+def launched(*names: str) -> int | None:
+    """The first of these numbers that torchrun or SLURM put in the environment; None in a process that nobody launched."""
+    return next((int(os.environ[name]) for name in names if name in os.environ), None)
+
+
 def device_of(config: dict) -> torch.device:
     """Where a run's evaluation happens: this rank's GPU if the trainer may use one."""
     if config["trainer"]["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", launched("LOCAL_RANK", "SLURM_LOCALID") or 0)
     return torch.device("cpu")
 
 
@@ -323,8 +328,13 @@ def headline(folder: Path) -> str:
 def run(config: dict) -> Outcome:
     """Train or go on with the run of ``config``, unless it is finished. Raises what went wrong, after noting it in the folder.
 
-    A mistake that shows before the first checkpoint of a new run leaves no folder behind.
+    A mistake that shows before the first checkpoint of a new run leaves no folder behind. Under torchrun or srun every rank
+    calls it; the folder is rank 0's business.
     """
+    if launched("RANK", "SLURM_PROCID"):
+        folder = Path(config["runs_dir"]) / config["name"]
+        finished = read_state(folder) == "finished"
+        return Outcome(config["name"], "finished" if finished else fit(folder, config), folder)
     new = not (Path(config["runs_dir"]) / config["name"]).exists()
     folder = open_folder(config)
     if read_state(folder) == "finished":
@@ -357,8 +367,7 @@ def run(config: dict) -> Outcome:
 
 def _needs_processes(config: dict) -> bool:
     """Whether this process must start one for each device: several are wanted and no launcher has done it."""
-    launched = {"LOCAL_RANK", "SLURM_PROCID"} & set(os.environ)
-    return config["trainer"]["devices"] not in (1, "1") and not launched
+    return config["trainer"]["devices"] not in (1, "1") and launched("LOCAL_RANK", "SLURM_LOCALID") is None
 
 
 def _launch(folder: Path, config: dict) -> str:
