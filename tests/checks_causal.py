@@ -31,3 +31,12 @@ def check_causal(net: CausalNet, shape: tuple[int, int, int], y: Tensor | None =
     missed = (~found & torch.ones_like(found).tril(-1)).nonzero().tolist()
     if sees_all:
         assert not missed, f"output {missed[0][0]} does not see the earlier pixel {missed[0][1]} ({len(missed)} such pairs)"
+
+
+@torch.no_grad()
+def check_cache(net: CausalNet, x: Tensor, y: Tensor | None = None) -> None:
+    """Assert that every cached step gives the parameters of the full pass over the reals ``x`` [n, C, H, W], to 1e-10."""
+    full = net(x, y).flatten(2)
+    cache, previous = net.start(len(x), y), [None, *x.flatten(2).unbind(2)]
+    for position in range(full.shape[2]):
+        torch.testing.assert_close(net.step(previous[position], position, cache), full[:, :, position], rtol=0, atol=1e-10)

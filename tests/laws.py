@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from models.contracts import DataSpec, GenerativeModel, Kind
+from models.contracts import Bijection, DataSpec, GenerativeModel, Kind
 from models.latent.posteriors import DiagonalPosterior
 from models.nn.data_init import initialize
+from tests.checks_bijection import check_bijection
 
 TINY = DataSpec((1, 2, 2), 3)
 
@@ -124,8 +127,8 @@ def check_normalized(model: GenerativeModel, y: int | None = None, draws: int = 
     elif Kind.LOWER in kind:
         assert total <= target + 5 * error, f"a lower bound whose probabilities sum to {total} +- {error}"
     else:
-        assert error < 0.05 * target, f"{total} +- {error} is too uncertain to say anything"
         assert abs(total - target) < 5 * error, f"probabilities sum to {total}, not {target}, +- {error}"
+        assert error < 0.05 * target, f"{total} +- {error} is too uncertain to say anything"
 
 
 def check_samples(model: GenerativeModel, n: int = 3) -> None:
@@ -138,3 +141,75 @@ def check_samples(model: GenerativeModel, n: int = 3) -> None:
         assert int(samples.max()) < model.spec.levels
     else:
         assert samples.isfinite().all()
+
+
+def check_frequencies(model: GenerativeModel, draws: int = 20_000) -> None:
+    """Law 7: every image of a small space is drawn as often as an EXACT model says, within five standard errors."""
+    images, spec = all_images(model.spec), model.spec
+    with torch.no_grad():
+        score = model.score(images)
+        samples = model.sample(draws)
+    assert score.kind == Kind.EXACT
+    place = spec.levels ** torch.arange(spec.dims - 1, -1, -1)
+    counts = torch.bincount((samples.long().flatten(1) * place).sum(1), minlength=len(images))
+    expected = draws * score.nats.exp()
+    wrong = ((counts - expected).abs() > 5 * (expected.sqrt() + 1)).nonzero().flatten().tolist()
+    assert not wrong, f"image {wrong[0]} was drawn {counts[wrong[0]]} times, not {expected[wrong[0]]:.1f}"
+
+
+def check_bijections(model: GenerativeModel) -> None:
+    """Law 5 for every bijection that scoring runs, in whichever direction, each on the input it gets there."""
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Bijection):
+            module.register_forward_hook(lambda m, inputs, output, name=name: (seen.setdefault(name, (m, inputs)), None)[1])
+            _watch_inverse(module, name, seen)
+    model.score(*random_batch(model.spec, 2))
+    for module, inputs in list(seen.values()):
+        x, context = inputs[0], inputs[1] if len(inputs) > 1 else None
+        check_bijection(module, x.detach(), context if context is None else context.detach())
+
+
+def _watch_inverse(module: Bijection, name: str, seen: dict) -> None:
+    """Posterior flows run backwards only: note what their inverse gave."""
+    original = module.inverse_and_log_det
+
+    def watched(z, context=None):
+        x, log_det = original(z, context)
+        seen.setdefault(name, (module, (x, context)))
+        return x, log_det
+
+    module.inverse_and_log_det = watched
+
+
+def check_reload(model: GenerativeModel, twin: GenerativeModel) -> None:
+    """Law 8: with the model's state, a twin waits for no first batch, and scoring changes nothing in it."""
+    saved = {name: value.clone() for name, value in model.state_dict().items()}
+    twin.load_state_dict(saved)
+    x, y = _cast(random_batch(model.spec, 8, seed=1), model)
+    assert not initialize(twin.eval(), x, y), "a loaded model was initialised again"
+    scores = []
+    for one in (model, twin):
+        torch.manual_seed(0)
+        scores.append(one.score(x, y).nats)
+    assert torch.equal(*scores), "a loaded model scores differently"
+    for name, value in twin.state_dict().items():
+        assert torch.equal(value, saved[name]), f"scoring changed {name}"
+
+
+def check_swap(swap: Callable[..., AbstractContextManager], model: nn.Module) -> None:
+    """``swap(model, average)`` puts the average in, and leaves the raw weights as they were, also after an error."""
+    raw = {name: p.detach().clone() for name, p in model.named_parameters()}
+    average = {name: value + 1 for name, value in raw.items()}
+
+    def holds(weights: dict[str, Tensor]) -> bool:
+        return all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+
+    with swap(model, average):
+        assert holds(average), "the average is not in use"
+    assert holds(raw), "the raw weights did not come back"
+    try:
+        with swap(model, average):
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert holds(raw), "the raw weights did not come back after an error"

@@ -13,7 +13,7 @@ from models.likelihoods.logistic import MixtureLogistic
 from models.nn.data_init import initialize
 from models.nn.shifted_conv import DownShiftedConv2d
 from models.nn.weight_norm import WeightNorm
-from tests.checks_causal import check_causal
+from tests.checks_causal import check_cache, check_causal
 
 
 def build(shape, levels=4, classes=None, head="mixture", perturb=0.1, num_scales=3, num_resnet=1, num_filters=6):
@@ -68,12 +68,7 @@ def test_check_causal_finds_a_blind_spot():
 @pytest.mark.parametrize("num_scales, num_resnet", [(3, 1), (2, 2), (1, 1)])
 def test_cached_parameters_equal_the_full_pass(shape, num_scales, num_resnet):
     model, x, y = build(shape, classes=3, num_scales=num_scales, num_resnet=num_resnet)
-    reals = model._reals(x)
-    full = model.net(reals, y).flatten(2).detach()
-    cache, previous = model.net.start(len(x), y), [None, *reals.flatten(2).unbind(2)]
-    for position in range(full.shape[2]):
-        params = model.net.step(previous[position], position, cache)
-        torch.testing.assert_close(params, full[:, :, position], rtol=0, atol=1e-10)
+    check_cache(model.net, model._reals(x), y)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 6)])

@@ -1,0 +1,380 @@
+"""Tests of the tests: known mistakes, planted one at a time into real models, must break the law that is there to find them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from math import log
+
+import pytest
+import torch
+
+from callbacks.ema import weights_of
+from datamodules.base import DataModule
+from models.autoregressive import pixelcnnpp, pixelcnnpp_cache
+from models.build import ConfigError, instantiate
+from models.contracts import GenerativeModel, Kind, Score
+from models.latent.vae import VAE
+from models.likelihoods import logistic
+from models.nn.data_init import DataInitialized
+from models.nn.masked import MADE
+from models.objectives import importance_weighted
+from models.seeding import generator
+from models.transforms.actnorm import ActNorm
+from models.transforms.autoregressive import InverseAutoregressive, MaskedAutoregressive
+from models.transforms.conv1x1 import Conv1x1
+from models.transforms.coupling import Coupling
+from models.transforms.dequantize import UniformDequantization
+from models.transforms.planar import Planar
+from tests import test_data, test_latent
+from tests.checks_causal import check_cache, check_causal
+from tests.conftest import build_model, compose, shaped
+from tests.laws import (
+    check_bijections, check_frequencies, check_normalized, check_reload, check_swap, random_batch, ready, widen,
+)  # fmt: skip
+
+
+def untrained(*overrides: str, shape=(1, 2, 2), levels=3) -> GenerativeModel:
+    """The tiny float64 model of a composition, as ``train.py`` would build it."""
+    return build_model(compose(*overrides, "debug=tiny", *shaped(shape, levels)), torch.float64)
+
+
+def tiny(*overrides: str, scale: float = 0.1, **space) -> GenerativeModel:
+    """The same, initialised and moved off its starting point."""
+    return ready(untrained(*overrides, **space), scale)
+
+
+def assert_caught(law: Callable[[], None], plant: Callable[[], None], message: str | None = None) -> None:
+    """``law`` holds; once the mistake is planted it fails, for the reason in ``message`` if that is given."""
+    torch.manual_seed(0)
+    law()
+    plant()
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError, match=message):
+        law()
+
+
+def normalized(*overrides: str, **space) -> None:
+    check_normalized(widen(tiny(*overrides, **space)), draws=1500)
+
+
+# --- autoregressive nets -------------------------------------------------------------------------------------------------
+
+LEAKS = pytest.mark.parametrize("shift", ["right_shift", "down_shift"])
+
+
+@LEAKS
+def test_a_net_that_sees_the_pixel_it_predicts_is_not_causal(shift, monkeypatch):
+    def law():
+        check_causal(tiny("model=pixelcnnpp", shape=(1, 4, 4)).net, (1, 4, 4))
+
+    assert_caught(law, lambda: monkeypatch.setattr(pixelcnnpp, shift, lambda x: x), "is not before it")
+
+
+@LEAKS
+def test_a_net_that_sees_the_pixel_it_predicts_is_not_normalized(shift, monkeypatch):
+    law = partial(normalized, "model=pixelcnnpp", scale=0.3)
+    assert_caught(law, lambda: monkeypatch.setattr(pixelcnnpp, shift, lambda x: x), "probabilities sum to")
+
+
+@pytest.mark.parametrize("slot", ["posterior=iaf", "prior=flow"])
+def test_a_leaky_mask(slot, monkeypatch):
+    """An output that sees the input of its own place."""
+    original = MADE.__init__
+
+    def leaky(self, order, hidden, outputs, *rest):
+        original(self, order, hidden, outputs, *rest)
+        self.last.mask.fill_(1.0)
+
+    law = lambda: check_bijections(tiny("model=vae", slot, "model.latent_dim=3", scale=0.3))  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(MADE, "__init__", leaky), "not close")
+
+
+def forgets_a_row(monkeypatch) -> None:
+    """A convolution over rows keeps the second window it was given."""
+    write = pixelcnnpp_cache.RowConv.write
+
+    def stale(self, row, column=0):
+        self.count = getattr(self, "count", 0) + 1
+        if self.count < 3:
+            write(self, row, column)
+
+    monkeypatch.setattr(pixelcnnpp_cache.RowConv, "write", stale)
+
+
+def forgets_a_pixel(monkeypatch) -> None:
+    """A convolution over pixels is not told of the last column."""
+    write = pixelcnnpp_cache.PixelConv.write
+
+    def stale(self, pixel, column):
+        if column < self.row.shape[1] // self.channels - self.margin - 1 or column == 0:
+            write(self, pixel, column)
+
+    monkeypatch.setattr(pixelcnnpp_cache.PixelConv, "write", stale)
+
+
+def forgets_what_is_above(monkeypatch) -> None:
+    """The row above is taken once and for all."""
+    begin_row = pixelcnnpp_cache.PixelConv.begin_row
+
+    def stale(self, sides=0.0):
+        if not hasattr(self, "known"):
+            begin_row(self, sides)
+
+    monkeypatch.setattr(pixelcnnpp_cache.PixelConv, "begin_row", stale)
+
+
+def forgets_a_coarse_pixel(monkeypatch) -> None:
+    """An enlarged pixel stays from the row before."""
+    write = pixelcnnpp_cache.PixelGrow.write
+
+    def stale(self, pixel, column):
+        if self.pixels[column] is None:
+            write(self, pixel, column)
+
+    monkeypatch.setattr(pixelcnnpp_cache.PixelGrow, "write", stale)
+
+
+@pytest.mark.parametrize("plant", [forgets_a_row, forgets_a_pixel, forgets_what_is_above, forgets_a_coarse_pixel])
+def test_a_stale_cache(plant, monkeypatch):
+    model = tiny("model=pixelcnnpp", shape=(1, 8, 8), levels=17)
+    reals = 2 * torch.rand(2, 1, 8, 8, dtype=torch.float64) - 1
+    assert_caught(lambda: check_cache(model.net, reals), lambda: plant(monkeypatch), "not close")
+
+
+# --- heads ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["model=vae", "model=pixelcnnpp"])
+def test_forgotten_edge_bins(model, monkeypatch):
+    """The first and last level take a bin's mass like the others, and the tails are lost."""
+    exact = logistic.bin_log_prob
+
+    def interior(t, location, rate, levels):
+        return exact(t, location, rate, levels + 4)
+
+    law = partial(normalized, model)
+    assert_caught(law, lambda: monkeypatch.setattr(logistic, "bin_log_prob", interior), "probabilities sum to 0.")
+
+
+COLOUR = {"shape": (3, 1, 1), "scale": 0.5}
+
+
+def test_coupling_to_the_wrong_channels_is_not_normalized(monkeypatch):
+    """Locations follow the channels from the last, which in ``log_prob`` are those not yet known."""
+
+    def swapped(c, coefficients, earlier):
+        first = c * (c - 1) // 2
+        return sum(coefficients[..., first + d, :, :] * earlier[-1 - d] for d in range(c))
+
+    def plant():
+        monkeypatch.setattr(logistic.MixtureLogistic, "_shift", staticmethod(swapped))
+
+    assert_caught(partial(normalized, "model=pixelcnnpp", **COLOUR), plant, "probabilities sum to")
+
+
+def test_scoring_channels_in_another_order_than_sampling(monkeypatch):
+    """Normalized all the same: only the frequencies of samples can tell."""
+    original = logistic.MixtureLogistic.log_prob
+
+    def plant():
+        monkeypatch.setattr(logistic.MixtureLogistic, "log_prob", lambda self, params, x: original(self, params, x.flip(1)))
+
+    assert_caught(lambda: check_frequencies(tiny("model=pixelcnnpp", **COLOUR)), plant, "was drawn")
+    normalized("model=pixelcnnpp", **COLOUR)
+
+
+# --- flows ---------------------------------------------------------------------------------------------------------------
+
+
+def test_forgotten_level_constant(monkeypatch):
+    original = UniformDequantization.forward
+
+    def forward(self, x, context=None):
+        z, contribution = original(self, x)
+        return z, torch.zeros_like(contribution)
+
+    law = partial(normalized, "model=glow", scale=0.05)
+    assert_caught(law, lambda: monkeypatch.setattr(UniformDequantization, "forward", forward), "probabilities sum to")
+
+
+BIJECTIONS = {
+    ActNorm: ["model=glow"],
+    Conv1x1: ["model=glow"],
+    Coupling: ["model=glow"],
+    MaskedAutoregressive: ["model=vae", "prior=flow"],
+    InverseAutoregressive: ["model=vae", "posterior=iaf"],
+    Planar: ["model=vae", "posterior=planar"],
+}
+FORWARD, INVERSE = "forward", "inverse_and_log_det"
+
+
+@pytest.mark.parametrize("directions", [[FORWARD], [INVERSE], [FORWARD, INVERSE]], ids=[FORWARD, "inverse", "both"])
+@pytest.mark.parametrize("bijection", BIJECTIONS)
+def test_log_det_of_the_wrong_sign(bijection, directions, monkeypatch):
+    """In one direction the two disagree; in both they agree and only autograd can tell."""
+
+    def negated(original):
+        def method(self, x, context=None):
+            out, log_det = original(self, x, context)
+            return out, -log_det
+
+        return method
+
+    def plant():
+        for name in directions:
+            monkeypatch.setattr(bijection, name, negated(getattr(bijection, name)))
+
+    assert_caught(lambda: check_bijections(tiny(*BIJECTIONS[bijection], shape=(1, 4, 4))), plant, "not close")
+
+
+def test_log_det_of_the_wrong_sign_is_not_normalized(monkeypatch):
+    def plant():
+        monkeypatch.setattr(Conv1x1, "_log_det", lambda self, x: -self.factors.diagonal().sum().expand(len(x)))
+
+    assert_caught(partial(normalized, "model=glow", scale=0.05), plant, "probabilities sum to")
+
+
+def test_log_det_of_one_position_only(monkeypatch):
+    """The factor H W is forgotten, in both directions."""
+    affine = ActNorm._affine
+
+    def actnorm(self, x):
+        bias, log_scale, log_det = affine(self, x)
+        return bias, log_scale, log_det * x.shape[1] / x[0].numel()
+
+    law = lambda: check_bijections(tiny("model=glow", shape=(1, 4, 4)))  # noqa: E731
+    with monkeypatch.context() as patch:
+        assert_caught(law, lambda: patch.setattr(ActNorm, "_affine", actnorm), "not close")
+    conv = lambda self, x: self.factors.diagonal().sum().expand(len(x))  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(Conv1x1, "_log_det", conv), "not close")
+
+
+# --- bounds --------------------------------------------------------------------------------------------------------------
+
+
+def test_analytic_kl_is_refused_inside_an_importance_average():
+    config = compose("model=vae", "objective=importance_weighted", "model.analytic_kl=true", "debug=tiny", *shaped((1, 2, 2), 3))
+    model = ready(build_model(config))
+    objective = instantiate(config["objective"])
+    with pytest.raises(ConfigError, match="analytic_kl=false"):
+        objective(model, random_batch(model.spec, 4), 0)
+
+
+def test_analytic_kl_passed_off_as_a_weight_is_not_normalized(monkeypatch):
+    score = VAE.score
+
+    def plant():
+        monkeypatch.setattr(VAE, "score", lambda self, x, y=None: Score(score(self, x, y).nats, Kind.WEIGHT))
+
+    assert_caught(partial(normalized, "model=vae", "model.analytic_kl=true"), plant, "probabilities sum to")
+
+
+def test_analytic_kl_breaks_the_order_of_bounds(monkeypatch):
+    def plant():
+        wrong = partial(test_latent.linear_gaussian, analytic_kl=True)
+        monkeypatch.setattr(test_latent, "linear_gaussian", wrong)
+
+    assert_caught(test_latent.test_bounds_are_ordered_and_tighten, plant)
+
+
+@torch.no_grad()
+def test_analytic_kl_forced_into_an_importance_average_beats_the_likelihood(monkeypatch):
+    """By (1 - ln 2) / 2 nats for each of the two latent dimensions, with the exact and narrow posterior."""
+    model, truth, _ = test_latent.linear_gaussian(scale=1e-4, analytic_kl=True)
+    torch.manual_seed(0)
+    x = model.sample(1)
+    monkeypatch.setattr(importance_weighted, "require_weights", lambda score: None)
+    bound = -importance_weighted.ImportanceWeighted(100_000)(model, (x, None), 0).value
+    assert bound - truth.log_prob(x.flatten(1)).item() == pytest.approx(2 * (1 - log(2)) / 2, abs=0.01)
+
+
+# --- state ---------------------------------------------------------------------------------------------------------------
+
+
+def asks_again(monkeypatch) -> None:
+    """Loading does not tell a layer that it is initialised."""
+    monkeypatch.setattr(DataInitialized, "_mirror", lambda self: None)
+
+
+def always_looks(monkeypatch) -> None:
+    """A layer sets itself by every batch."""
+    monkeypatch.setattr(ActNorm, "require_initialized", lambda self: setattr(self, "initializing", True))
+
+
+@pytest.mark.parametrize("plant, message", [(asks_again, "initialised again"), (always_looks, "scoring changed")])
+def test_initialised_again_after_loading(plant, message, monkeypatch):
+    model = tiny("model=glow", shape=(1, 4, 4))
+
+    @torch.no_grad()
+    def law():
+        check_reload(model, untrained("model=glow", shape=(1, 4, 4)))
+
+    assert_caught(law, lambda: plant(monkeypatch), message)
+
+
+def test_raw_weights_that_do_not_come_back():
+    """Never restored; restored from an alias of what was overwritten; not restored after an error."""
+    model = tiny("model=vae")
+    check_swap(weights_of, model)
+
+    def put(weights):
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(weights[name])
+
+    @contextlib.contextmanager
+    def never(model, average):
+        put(average)
+        yield
+
+    @contextlib.contextmanager
+    def aliased(model, average):
+        raw = {name: p.detach() for name, p in model.named_parameters()}
+        put(average)
+        yield
+        put(raw)
+
+    @contextlib.contextmanager
+    def not_after_an_error(model, average):
+        raw = {name: p.detach().clone() for name, p in model.named_parameters()}
+        put(average)
+        yield
+        put(raw)
+
+    for swap in (never, aliased, not_after_an_error):
+        with pytest.raises(AssertionError, match="did not come back"):
+            check_swap(swap, model)
+
+
+def ignores_the_epoch(self, epoch):
+    return torch.randperm(self.num_examples("train"), generator=generator("order", self.seed))
+
+
+def goes_on_with_one_stream(self, epoch):
+    """What a shuffling loader does: the order depends on how many epochs this process has seen."""
+    self.stream = getattr(self, "stream", None) or generator("order", self.seed)
+    return torch.randperm(self.num_examples("train"), generator=self.stream)
+
+
+def ignores_the_seed(self, epoch):
+    return torch.randperm(self.num_examples("train"), generator=generator("order", epoch))
+
+
+def draws_with_replacement(self, epoch):
+    count = self.num_examples("train")
+    return torch.randint(count, (count,), generator=generator("order", self.seed, epoch))
+
+
+@pytest.mark.parametrize(
+    "rows, law",
+    [
+        (ignores_the_epoch, test_data.test_epochs_visit_each_example_once_in_new_orders),
+        (draws_with_replacement, test_data.test_epochs_visit_each_example_once_in_new_orders),
+        (goes_on_with_one_stream, test_data.test_order_is_a_function_of_seed_and_index),
+        (ignores_the_seed, test_data.test_order_is_a_function_of_seed_and_index),
+    ],
+)
+def test_wrong_order_of_data(rows, law, monkeypatch):
+    assert_caught(law, lambda: monkeypatch.setattr(DataModule, "_rows", rows))
