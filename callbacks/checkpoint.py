@@ -7,15 +7,15 @@ import threading
 import warnings
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 
+from callbacks.base import Callback
 from callbacks.record import at_step
 from callbacks.validate import Validate
 from models import checkpoints
 
 
-class Checkpoint(pl.Callback):
+class Checkpoint(Callback):
     """Every ``every`` steps, after the last step and when stopped: everything that a resumed run needs, in ``checkpoints/``.
 
     SIGTERM or Ctrl-C ends the run after the current step with its checkpoint written; ``stopped_by`` then holds the signal.
@@ -28,7 +28,7 @@ class Checkpoint(pl.Callback):
         self.stopped_by: int | None = None
         self.failed: str | None = None
 
-    def connect(self, folder: Path, validate: Validate, stateful: dict[str, pl.Callback], restored: dict | None) -> None:
+    def connect(self, folder: Path, validate: Validate, stateful: dict[str, Callback], restored: dict | None) -> None:
         """``stateful`` callbacks travel in the checkpoint; ``restored`` is the checkpoint this run goes on from."""
         self.folder, self.validate, self.stateful = folder / "checkpoints", validate, stateful
         self.optimizer_states = None if restored is None else restored["optimizers"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from callbacks.base import Callback
 
-class EMA(pl.Callback):
+
+class EMA(Callback):
     """After each optimizer step: average = decay_t * average + (1 - decay_t) * weights, with decay_t = min(decay, (1 + t) / (10 + t)).
 
     The average starts as a copy of the initialised weights (after data-dependent initialisation), so it is never empty.

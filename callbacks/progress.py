@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-import pytorch_lightning as pl
 from tqdm import tqdm
 
+from callbacks.base import Callback
 from callbacks.record import Record
 
 
-class Progress(pl.Callback):
+class Progress(Callback):
     """Steps done, the latest training and validation values and the speed, at most every ``seconds``."""
 
     def __init__(self, seconds: float):

@@ -7,8 +7,9 @@ import resource
 import time
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
+
+from callbacks.base import Callback
 
 
 class Rows:
@@ -43,7 +44,7 @@ def at_step(system, every: int) -> bool:
     return every > 0 and system.batches % system.accumulate == 0 and system.step % every == 0
 
 
-class Record(pl.Callback):
+class Record(Callback):
     """Every ``every`` steps: the mean of what was logged since, the learning rate and the speed, to CSV and to the tracker.
 
     Nothing is read from the device in between. The values of an unfinished window travel in the checkpoint.

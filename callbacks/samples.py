@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 
-import pytorch_lightning as pl
 import torch
 
+from callbacks.base import Callback
 from callbacks.ema import EMA, weights_of
 from callbacks.record import at_step
 from models.pictures import save_grid
 from models.seeding import isolated
 
 
-class Samples(pl.Callback):
+class Samples(Callback):
     """Every ``every`` steps (0: never), ``num`` samples of the averaged weights (raw if there are none), always under one seed."""
 
     def __init__(self, every: int, num: int, temperature: float):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 
+from callbacks.base import Callback
 
-class Skipped(pl.Callback):
+
+class Skipped(Callback):
     """Writes ``skipped/step_N_rank_R.pt`` (x, y, step) for each skipped update; load it with ``torch.load(weights_only=True)``."""
 
     def connect(self, folder: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 
-import pytorch_lightning as pl
-
+from callbacks.base import Callback
 from callbacks.ema import EMA, weights_of
 from callbacks.record import Record, at_step
 from models.evaluators.base import Context, Evaluator
 
 
-class Validate(pl.Callback):
+class Validate(Callback):
     """Every ``trainer.val_every`` steps and after the last: ``evaluator`` on the validation split, as ``val/*`` and ``val_ema/*``.
 
     ``best`` tells the checkpoint callback whether ``monitor`` (smaller is better), on the weights a user would report

@@ -187,10 +187,13 @@ def train(folder: Path, config: dict, model, datamodule) -> str:
     """``fit`` of a model and a datamodule that are built already. One whose batches end early leaves the run 'stopped'."""
     import pytorch_lightning as pl
 
+    from callbacks.base import for_lightning
     from callbacks.tracker import Tracker
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Lightning sets this for processes that fork, which none of ours does; with it every optimizer step loads the GPU's driver library.
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     settings = config["trainer"]
     max_steps = num_steps(settings, datamodule.batches_per_epoch)
     seed = config["seed"]
@@ -224,7 +227,7 @@ def train(folder: Path, config: dict, model, datamodule) -> str:
         precision=settings["precision"],
         accumulate_grad_batches=settings["accumulate"],
         deterministic="warn" if settings["deterministic"] else False,
-        callbacks=list(parts.values()),
+        callbacks=for_lightning(parts.values()),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
