@@ -20,6 +20,7 @@ import gc
 import io
 import json
 import logging
+import os
 import statistics
 import tempfile
 import time
@@ -39,6 +40,9 @@ from models.run import device_of, train
 from models.seeding import seed_all
 
 LOOPS = ("bare", "lightning", "logpx")
+LIGHTNINGS = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""What importing Lightning sets in the environment, at a cost in every optimizer step where there is no GPU; a bare loop has it not."""
+
 LONG_STEP = 0.05
 """Seconds of a bare step from which on the runner must all but vanish."""
 
@@ -169,6 +173,9 @@ class Bench:
     def take_turn(self, loop: str) -> Clock:
         """Run one loop: with its output out of the way, and nothing left over from the one before."""
         torch.use_deterministic_algorithms(False)
+        os.environ[LIGHTNINGS] = "1"
+        if loop == "bare":
+            del os.environ[LIGHTNINGS]
         gc.collect()
         with contextlib.redirect_stderr(io.StringIO()):
             clock = getattr(self, loop)()
@@ -229,17 +236,12 @@ def main(arguments: list[str] | None = None) -> dict:
     rows = []
     for name in options.cases:
         rows += measure(name, CASES[name], options.rounds, options.steps, options.tracker)
-    result = {"command": _command(options), "environment": environment(), "rows": rows}
+    result = {"options": vars(options), "environment": environment(), "rows": rows}
     print(format_rows(rows))
     print(", ".join(f"{name} {value}" for name, value in result["environment"].items()), flush=True)
     if options.write:
         (ROOT / "results" / "overhead.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
-
-
-def _command(options: argparse.Namespace) -> str:
-    given = " ".join(f"--{name} {value}" for name, value in vars(options).items() if name in ("rounds", "steps", "tracker", "threads") and value)
-    return f"python -m benchmarks.overhead --cases {' '.join(options.cases)} {given} --write"
 
 
 if __name__ == "__main__":
