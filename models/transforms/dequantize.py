@@ -23,7 +23,7 @@ class UniformDequantization(Transform):
     def __init__(self, levels: int):
         super().__init__()
         if levels is None:
-            raise ValueError("continuous data (levels: null) needs no dequantization: choose dequantization=null")
+            raise ValueError("continuous data (levels: null) needs no dequantization: add ~dequantization model.dequantization=null")
         self.levels = levels
         # K itself, and what carries the module's device and dtype
         self.register_buffer("bins", torch.tensor(float(levels)), persistent=False)
