@@ -13,7 +13,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from models.build import ConfigError
 from models.compose import explain, finalize
 
 
@@ -46,6 +45,6 @@ if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed as Hydra would
     try:
         main()
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+    except (ValueError, HydraException, OmegaConfBaseException) as error:  # Hydra raises a bare ValueError for GROUP=null
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
