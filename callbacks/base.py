@@ -17,7 +17,7 @@ class Callback:
         """After each batch; ``system.batches`` and ``system.step`` count it already."""
 
     def teardown(self, trainer, system, stage) -> None:
-        """When the training ends, also by an error."""
+        """When the training has ended without an error."""
 
 
 class Together(pl.Callback):
