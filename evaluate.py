@@ -18,8 +18,9 @@ from models.compose import explain
 
 def evaluate_command(config: dict) -> bool:
     """What ``evaluate.py run=...`` does; whether every check among the evaluators passed."""
+    from models.folder import read_config
+    from models.reopen import evaluate_run
     from models.report import write_report
-    from models.run import evaluate_run, read_config
     from models.table import format_records
 
     folder = Path(config["run"])

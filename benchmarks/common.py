@@ -1,4 +1,4 @@
-"""What the benchmarks share: a config as the command line composes it, data of any shape without files, and the machine in one line."""
+"""What benchmarks share: a config as the command line composes it, data of any shape without files, and what the machine is."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 ``python -m benchmarks.overhead [--cases vae] [--rounds 15] [--write]``; no data files are needed.
 
-All three run the same objective on the same model, batches and optimizer. ``logpx`` is ``models.run.train`` as ``train.py`` calls
-it, with data order, noise keys, gradient norm, records, tracker and progress bar; the other two get batches in memory
-and do nothing but train. Validation, samples and checkpoints are work that was asked for, not a step: none falls into the timed window.
+All three run the same objective on the same model, batches and optimizer. ``logpx`` is ``models.training.train`` as
+``train.py`` calls it, with data order, noise keys, gradient norm, weight average, records, tracker and progress bar; the
+other two get batches in memory and do nothing but train. Validation, samples and checkpoints are work that was asked
+for, not a step: none falls into the timed window.
 
 The loops take turns in rounds, and a ratio is the median over the rounds, so that other load on the machine falls on all. A
 clock in the iterator that hands out the batches reads the time of a step, alike for all three and without a hook: from one
@@ -36,12 +37,13 @@ from benchmarks.common import ROOT, Synthetic, compose, environment
 from models.build import instantiate
 from models.contracts import DataSpec
 from models.nn.data_init import initialize
-from models.run import device_of, train
+from models.reopen import device_of
 from models.seeding import seed_all
+from models.training import train
 
 LOOPS = ("bare", "lightning", "logpx")
 LIGHTNINGS = "PYTORCH_NVML_BASED_CUDA_CHECK"
-"""What importing Lightning sets in the environment, at a cost in every optimizer step where there is no GPU; a bare loop has it not."""
+"""Importing Lightning sets this in the environment, which slows every optimizer step where there is no GPU: not for the bare loop."""
 
 LONG_STEP = 0.05
 """Seconds of a bare step from which on the runner must all but vanish."""
@@ -62,8 +64,8 @@ CASES = {
     "vae": Case(
         ("model=vae", "data=mnist_static", "likelihood=bernoulli", "model.latent_dim=50"), examples=50_000, steps=200, to_bare=1.5
     ),
-    "default": Case((), examples=1293, steps=12, to_bare=None),
-    "pixelcnnpp_cifar10_small": Case(("experiment=pixelcnnpp_cifar10_small",), examples=45_000, steps=8, to_bare=None),
+    "default": Case((), examples=1293, steps=24, to_bare=None),
+    "pixelcnnpp32": Case(("experiment=pixelcnnpp_cifar10_small", "data.batch_size=4"), examples=45_000, steps=10, to_bare=None),
 }
 
 
@@ -232,10 +234,11 @@ def main(arguments: list[str] | None = None) -> dict:
         parser.error("--rounds must be at least 1 and --steps at least 4")
     torch.set_num_threads(options.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
     rows = []
-    for name in options.cases:
-        rows += measure(name, CASES[name], options.rounds, options.steps, options.tracker)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in options.cases:
+            rows += measure(name, CASES[name], options.rounds, options.steps, options.tracker)
     result = {"options": vars(options), "environment": environment(), "rows": rows}
     print(format_rows(rows))
     print(", ".join(f"{name} {value}" for name, value in result["environment"].items()), flush=True)

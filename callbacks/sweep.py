@@ -19,7 +19,7 @@ class SweepSummary(Callback):
         self.outcomes.append(job_return._return_value)
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        from models.run import headline
+        from models.reopen import headline
 
         if not self.outcomes:
             print("the jobs ran in processes of another launcher: status.json in each run folder says how it ended", flush=True)

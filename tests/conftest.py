@@ -13,7 +13,6 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-
 from omegaconf import flag_override
 
 from models.build import instantiate

@@ -9,7 +9,15 @@ from scipy.special import i0e, logsumexp
 
 from datamodules.base import SPLITS, frozen
 from datamodules.toy2d import (
-    Checkerboard, Corners, EightGaussians, FourCircles, Pinwheel, SwissRoll, Toy2D, TwoMoons, TwoSpirals,
+    Checkerboard,
+    Corners,
+    EightGaussians,
+    FourCircles,
+    Pinwheel,
+    SwissRoll,
+    Toy2D,
+    TwoMoons,
+    TwoSpirals,
 )  # fmt: skip
 from models.contracts import DataSpec
 

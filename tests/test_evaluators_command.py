@@ -18,7 +18,8 @@ import evaluate
 from models import checkpoints
 from models.build import ConfigError
 from models.compose import explain
-from models.run import evaluate_run, run
+from models.reopen import evaluate_run
+from models.run import run
 from tests.conftest import ROOT, compose, run_program
 
 NLL = {"nll": {"_target_": "models.evaluators.nll.NLL"}}
@@ -102,6 +103,6 @@ def test_the_run_is_its_own_record(trained, tmp_path):
 
 def test_a_failed_audit_fails_the_command(trained, monkeypatch, capsys):
     broken = {"metric": "audit_log_det_error", "value": 1.0, "stderr": None, "unit": "relative", "kind": "exact", "count": 1}
-    monkeypatch.setattr("models.run.evaluate_run", lambda *_, **__: [broken | {"passed": False}])
+    monkeypatch.setattr("models.reopen.evaluate_run", lambda *_, **__: [broken | {"passed": False}])
     assert not evaluate.evaluate_command(COMMAND | {"run": str(trained)})
     assert "failed: audit_log_det_error" in capsys.readouterr().err

@@ -5,7 +5,6 @@ from itertools import product
 
 import pytest
 import torch
-from tests.checks_bijection import randomize
 
 from models.contracts import DataSpec, Kind
 from models.distributions.bases import LearnedNormal
@@ -22,6 +21,7 @@ from models.transforms.rescale import Rescale
 from models.transforms.sequence import Sequential
 from models.transforms.split import ConvNormal, Split
 from models.transforms.squeeze import Squeeze
+from tests.checks_bijection import randomize
 
 
 @pytest.fixture(autouse=True)

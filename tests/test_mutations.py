@@ -31,7 +31,14 @@ from tests import test_data, test_latent
 from tests.checks_causal import check_cache, check_causal
 from tests.conftest import build_model, compose, shaped
 from tests.laws import (
-    check_bijections, check_frequencies, check_normalized, check_reload, check_swap, random_batch, ready, widen,
+    check_bijections,
+    check_frequencies,
+    check_normalized,
+    check_reload,
+    check_swap,
+    random_batch,
+    ready,
+    widen,
 )  # fmt: skip
 
 

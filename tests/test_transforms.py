@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from tests.checks_bijection import check_bijection, log_abs_det_jacobian, randomize
 from torch import distributions as reference
 
 from models.contracts import Kind
@@ -19,6 +18,7 @@ from models.transforms.rescale import Rescale
 from models.transforms.sequence import Sequential
 from models.transforms.split import ConvNormal, Split
 from models.transforms.squeeze import Squeeze
+from tests.checks_bijection import check_bijection, log_abs_det_jacobian, randomize
 
 net = partial(GlowNet, width=5)
 
