@@ -13,7 +13,7 @@ from datamodules.base import SPLITS
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 NEEDS = {"mnist_8bit": "MNIST", "mnist_dynamic": "MNIST", "mnist_threshold": "MNIST", "mnist_static": "BinarizedMNIST",
-         "fashion_mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py", "svhn": "SVHN", "omniglot": "OMNIGLOT",
+         "fashion_mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py", "svhn": "SVHN/train_32x32.mat", "omniglot": "OMNIGLOT",
          "omniglot28nn": "Omniglot28nn", "caltech101_silhouettes": "Caltech101Silhouettes", "freyfaces": "FreyFaces",
          "uci_dna": "UCIbinary", "uci_mushrooms": "UCIbinary"}  # fmt: skip
 
