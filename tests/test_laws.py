@@ -12,11 +12,14 @@ from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import OmegaConf
 
 from models.build import check_target, instantiate
-from models.contracts import DataSpec, Kind
+from models.contracts import CausalNet, DataSpec, Kind
 from models.nn.data_init import initialize
 from models.seeding import seed_all
+from tests.checks_causal import check_cache, check_causal
 from tests.conftest import EXPERIMENTS, MODELS, ROOT, build_model, compose, shaped
-from tests.laws import TINY, check_bijections, check_normalized, check_samples, check_score, random_batch, ready, widen
+from tests.laws import (
+    TINY, check_bijections, check_normalized, check_reload, check_samples, check_score, random_batch, ready, widen,
+)  # fmt: skip
 
 COMPOSITIONS = [f"model={name}" for name in MODELS] + [f"experiment={name}" for name in EXPERIMENTS]
 PAPER = {"title", "arxiv", "table", "row", "metric", "value", "unit", "kind", "split", "data", "checked"}
@@ -123,6 +126,30 @@ def test_bijections(composition):
 @lru_cache(maxsize=None)
 def _check_bijections(node: str) -> None:
     check_bijections(ready(build_model({"model": json.loads(node)}, torch.float64), scale=0.1))
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+def test_causality(composition):
+    """Law 4: an output of a causal net depends on earlier pixels only, and its cached steps equal the full pass."""
+    _check_causality(json.dumps(tiny_space(composition, (2, 4, 4))["model"]))
+
+
+@lru_cache(maxsize=None)
+def _check_causality(node: str) -> None:
+    model = ready(build_model({"model": json.loads(node)}, torch.float64))
+    y = None if model.spec.classes is None else torch.zeros(1, dtype=torch.long)
+    for net in model.modules():
+        if isinstance(net, CausalNet):
+            check_causal(net, model.spec.shape, y, sees_all=False)
+            if net.start(1, y) is not None:
+                check_cache(net, torch.randn(1, *model.spec.shape, dtype=torch.float64), y)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_reloaded(name):
+    """Law 8: a model with another's state scores the same and is not initialised again."""
+    config = tiny(f"model={name}")
+    check_reload(ready(build_model(config)), build_model(config))
 
 
 @pytest.mark.parametrize("composition", COMPOSITIONS)
