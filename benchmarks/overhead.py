@@ -1,14 +1,14 @@
 """What the runner costs: the same training step under logpx, under Lightning's leanest loop and in a bare PyTorch loop.
 
-``python -m benchmarks.overhead [--cases vae] [--rounds 15] [--write]``; no data files are needed.
+``python -m benchmarks.overhead [--cases vae] [--rounds 30] [--write]``; no data files are needed.
 
 All three run the same objective on the same model, batches and optimizer. ``logpx`` is ``models.training.train`` as
 ``train.py`` calls it, with data order, noise keys, gradient norm, weight average, records, tracker and progress bar; the
 other two get batches in memory and do nothing but train. Validation, samples and checkpoints are work that was asked
 for, not a step: none falls into the timed window.
 
-The loops take turns in rounds, and a ratio is the median over the rounds, so that other load on the machine falls on all. A
-clock in the iterator that hands out the batches reads the time of a step, alike for all three and without a hook: from one
+The loops take many short turns, and a ratio is the median over the rounds, so that other load on the machine falls on all.
+A clock in the iterator that hands out the batches reads the time of a step, alike for all three and without a hook: from one
 request for a batch to a later one lie as many steps as requests, and what a loop needs to start and to end lies outside.
 """
 
@@ -43,7 +43,7 @@ from models.training import train
 
 LOOPS = ("bare", "lightning", "logpx")
 LIGHTNINGS = "PYTORCH_NVML_BASED_CUDA_CHECK"
-"""Importing Lightning sets this in the environment, which slows every optimizer step where there is no GPU: not for the bare loop."""
+"""Importing Lightning sets this in the environment; it slows every optimizer step where there is no GPU, so not for the bare loop."""
 
 LONG_STEP = 0.05
 """Seconds of a bare step from which on the runner must all but vanish."""
@@ -62,10 +62,10 @@ class Case:
 
 CASES = {
     "vae": Case(
-        ("model=vae", "data=mnist_static", "likelihood=bernoulli", "model.latent_dim=50"), examples=50_000, steps=200, to_bare=1.5
+        ("model=vae", "data=mnist_static", "likelihood=bernoulli", "model.latent_dim=50"), examples=50_000, steps=100, to_bare=1.5
     ),
-    "default": Case((), examples=1293, steps=24, to_bare=None),
-    "pixelcnnpp32": Case(("experiment=pixelcnnpp_cifar10_small", "data.batch_size=4"), examples=45_000, steps=10, to_bare=None),
+    "default": Case((), examples=1293, steps=10, to_bare=None),
+    "pixelcnnpp32": Case(("experiment=pixelcnnpp_cifar10_small", "data.batch_size=4"), examples=45_000, steps=6, to_bare=None),
 }
 
 
@@ -224,7 +224,7 @@ def format_rows(rows: list[dict]) -> str:
 def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description="Ratios of step times, all in one run.")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=15, help="rounds over the three loops that count")
+    parser.add_argument("--rounds", type=int, default=30, help="rounds over the three loops that count")
     parser.add_argument("--steps", type=int, help="batches in a round, at least 4; default: each case's own")
     parser.add_argument("--tracker", default="tensorboard", help="what logpx sends its numbers to meanwhile")
     parser.add_argument("--threads", type=int, default=1)
