@@ -43,7 +43,7 @@ from models.training import train
 
 LOOPS = ("bare", "lightning", "logpx")
 LIGHTNINGS = "PYTORCH_NVML_BASED_CUDA_CHECK"
-"""Importing Lightning sets this in the environment; it slows every optimizer step where there is no GPU, so not for the bare loop."""
+"""Importing Lightning sets this in the environment; without a GPU it slows every optimizer step, so not for the bare loop."""
 
 LONG_STEP = 0.05
 """Seconds of a bare step from which on the runner must all but vanish."""
