@@ -38,6 +38,9 @@ class Together(pl.Callback):
         for part in self.parts:
             part.teardown(trainer, system, stage)
 
+    def on_exception(self, trainer, system, exception):
+        self.teardown(trainer, system, "fit")  # Lightning itself leaves it out after an error
+
 
 def for_lightning(callbacks: Iterable[Callback | pl.Callback]) -> list[pl.Callback]:
     """``callbacks`` as a Trainer takes them: logpx's as one, then Lightning's."""

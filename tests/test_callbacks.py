@@ -1,5 +1,6 @@
 """Callbacks of both kinds get their hooks: logpx's in the order of the config, then Lightning's."""
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
@@ -45,3 +46,18 @@ def test_own_callbacks_in_order_then_lightnings():
     trainer.fit(Line(), DataLoader(torch.ones(2, 1)))
     hooks = ["start", "batch 0", "batch 1", "end"]
     assert calls == [f"{name} {hook}" for hook in hooks for name in "abx"]
+
+
+def test_own_callbacks_end_also_after_an_error():
+    class Broken(Line):
+        def training_step(self, batch, batch_idx):
+            raise RuntimeError("planted")
+
+    calls = []
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=for_lightning([noted(Callback, "a", calls)]),
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="planted"):
+        trainer.fit(Broken(), DataLoader(torch.ones(2, 1)))
+    assert calls == ["a start", "a end"]
