@@ -52,11 +52,12 @@ class Checkpoint(Callback):
         if system.batches % system.accumulate:
             return
         stop = self._agreed_to_stop(trainer, system)
-        if stop or system.step == system.max_steps or at_step(system, self.every):
-            self._save(trainer, system)
+        # The best first: a run killed between the two goes on from before it, and finds and writes the same best again.
         if self.validate.best_step == system.step != self._best_saved:
             self._best_saved = system.step
             self._write(trainer, self.folder / "best.ckpt", self._weights(system))
+        if stop or system.step == system.max_steps or at_step(system, self.every):
+            self._save(trainer, system)
         if stop:
             trainer.should_stop = True
 

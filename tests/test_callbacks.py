@@ -1,11 +1,15 @@
 """Callbacks of both kinds get their hooks: logpx's in the order of the config, then Lightning's."""
 
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
 from callbacks.base import Callback, for_lightning
+from callbacks.checkpoint import Checkpoint
+from callbacks.ema import EMA
 
 
 def noted(base: type, name: str, calls: list[str]):
@@ -61,3 +65,17 @@ def test_own_callbacks_end_also_after_an_error():
     with pytest.raises(RuntimeError, match="planted"):
         trainer.fit(Broken(), DataLoader(torch.ones(2, 1)))
     assert calls == ["a start", "a end"]
+
+
+def test_the_best_is_written_before_the_step_that_remembers_it(tmp_path, monkeypatch):
+    """A kill between the two files must not leave a run that believes in a best checkpoint that is not there."""
+    system = SimpleNamespace(batches=4, accumulate=1, step=4, max_steps=9, model=torch.nn.Linear(1, 1), skipped=0)
+    system.state_dict, system.rank_state = dict, dict
+    validate = SimpleNamespace(best_step=None)
+    checkpoint = Checkpoint(every=4, keep=2, agree_every=1)
+    checkpoint.connect(tmp_path, validate, {"ema": EMA(decay=None)}, None)
+    validate.best_step = 4
+    written = []
+    monkeypatch.setattr(checkpoint, "_write", lambda trainer, path, state: written.append(path.name))
+    checkpoint.on_train_batch_end(SimpleNamespace(world_size=1, optimizers=[]), system, None, None, 3)
+    assert written == ["best.ckpt", "step_00000004.ckpt"]
