@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.contracts import DataSpec, Likelihood, sum_event
-from models.likelihoods.levels import at_least_float32, centred, nearest_level, require_levels
+from models.likelihoods.levels import LocationScale, at_least_float32, centred, nearest_level
 
 MAX_LOG_SCALE = 12.0
 """Upper clamp on log scales: beyond it the inner bins drown in float64's rounding. No fitted head comes near."""
@@ -16,7 +16,7 @@ FAR = 1e100
 """Where the edge bins end, in standard units: a float64 whose square is finite."""
 
 
-class DiscretizedGaussian(Likelihood):
+class DiscretizedGaussian(LocationScale):
     """P(x = k) = Phi((k + 1/2 - mu) / s) - Phi((k - 1/2 - mu) / s), edge bins taking the tails.
 
     ``params`` [B, 2 C, H, W]: all C means, then all C log scales, in units of half the range: mu = -1 is level 0, mu = 1 is
@@ -27,14 +27,7 @@ class DiscretizedGaussian(Likelihood):
     float64 whatever the parameters' type, because for wide scales it cancels to the last bits of float32.
     """
 
-    def __init__(self, spec: DataSpec, min_log_scale: float):
-        super().__init__()
-        self.spec = spec
-        self.levels = require_levels(spec, "discretized_gaussian")
-        self.min_log_scale = min_log_scale
-
-    def param_channels(self) -> int:
-        return 2 * self.spec.shape[0]
+    head = "discretized_gaussian"
 
     def _parse(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Mean in centred levels and scale in levels, [B, C, H, W] each."""

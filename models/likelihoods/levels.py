@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.contracts import DataSpec
+from models.contracts import DataSpec, Likelihood
 
 
 def require_levels(spec: DataSpec, head: str) -> int:
@@ -28,3 +28,18 @@ def nearest_level(t: Tensor, levels: int) -> Tensor:
 def at_least_float32(params: Tensor) -> Tensor:
     """Half-precision net outputs as float32: a log-probability over 256 levels needs its digits."""
     return params.float() if params.dtype in (torch.float16, torch.bfloat16) else params
+
+
+class LocationScale(Likelihood):
+    """What the discretized heads with one location and one log scale a sub-pixel share; ``head`` is their name in a config."""
+
+    head: str
+
+    def __init__(self, spec: DataSpec, min_log_scale: float):
+        super().__init__()
+        self.spec = spec
+        self.levels = require_levels(spec, self.head)
+        self.min_log_scale = min_log_scale
+
+    def param_channels(self) -> int:
+        return 2 * self.spec.shape[0]

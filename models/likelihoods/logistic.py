@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.contracts import DataSpec, Likelihood, sum_event
-from models.likelihoods.levels import at_least_float32, centred, nearest_level, require_levels
+from models.likelihoods.levels import LocationScale, at_least_float32, centred, nearest_level, require_levels
 from models.likelihoods.noise import gumbel_like, logistic_like
 
 MAX_LOG_SCALE = 60.0
@@ -44,7 +44,7 @@ def bin_mean(location: Tensor, rate: Tensor, levels: int) -> Tensor:
     return total
 
 
-class DiscretizedLogistic(Likelihood):
+class DiscretizedLogistic(LocationScale):
     """P(x = k) = sigmoid((k + 1/2 - mu) / s) - sigmoid((k - 1/2 - mu) / s), edge bins taking the tails.
 
     ``params`` [B, 2 C, H, W]: all C locations, then all C log scales. Log scales below ``min_log_scale`` are clamped to it
@@ -52,14 +52,7 @@ class DiscretizedLogistic(Likelihood):
     section 5.2, with edge bins added (Salimans et al. 2017), without which the masses do not sum to 1.
     """
 
-    def __init__(self, spec: DataSpec, min_log_scale: float):
-        super().__init__()
-        self.spec = spec
-        self.levels = require_levels(spec, "discretized_logistic")
-        self.min_log_scale = min_log_scale
-
-    def param_channels(self) -> int:
-        return 2 * self.spec.shape[0]
+    head = "discretized_logistic"
 
     def _parse(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Location in centred levels and rate (inverse scale in levels), [B, C, H, W] each."""
