@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from models.build import ConfigError, check_target, targets
 
-SLOTS = ("likelihood", "dequantization", "posterior", "prior", "sampler")
+SLOTS = ("order", "likelihood", "dequantization", "posterior", "prior", "sampler")
 """Groups that a model uses by referring to them; choosing one that the model does not refer to is an error."""
 
 NOT_IDENTITY = ("choices", "command", "evaluators", "evaluate", "runs_dir", "tracker", "tiny", "paper", "debug", "hardware", "name")

@@ -112,16 +112,29 @@ class GenerativeModel(nn.Module):
 
 
 class Likelihood(nn.Module):
-    """An output head: a distribution over integers ``x`` [B, C, H, W] given net outputs ``params`` [B, P, H, W]."""
+    """An output head: a distribution over integers ``x`` [B, C, H, W] given net outputs ``params`` [B, P, H, W].
+
+    ``groups`` is C where the channels of a pixel are independent given the parameters: block c of P / C parameters is then
+    channel c's alone, and the head serves any number of such blocks. It is 1 where the head couples the channels itself.
+    """
 
     spec: DataSpec
+    groups: int
 
     def param_channels(self) -> int:
         """P: how many channels the net must produce for each pixel (all C sub-pixels together)."""
         raise NotImplementedError
 
+    def log_prob_map(self, params: Tensor, x: Tensor) -> Tensor:
+        """log P(x | params) in nats, [B, C, H, W], or [B, 1, H, W] where the channels of a pixel are coupled."""
+        raise NotImplementedError
+
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """log P(x | params) in nats, summed over the image: [B]."""
+        return sum_event(self.log_prob_map(params, x))
+
+    def log_pmf(self, params: Tensor, x: Tensor, channel: int, temperature: float = 1.0) -> Tensor:
+        """log P(x_channel = k | the channels before it in ``x``) for all K levels k: nats [B, K, H, W]."""
         raise NotImplementedError
 
     def sample(self, params: Tensor, temperature: float = 1.0) -> Tensor:
@@ -185,10 +198,18 @@ class Bijection(Transform):
 
 
 class CausalNet(nn.Module):
-    """A net whose output at a position depends only on earlier positions of its order."""
+    """A net whose output at a position depends only on earlier positions, in raster order.
+
+    It is made with ``shape`` (C, H, W), ``out_channels`` P, ``groups`` (what its head allows: C or 1) and ``classes`` (or
+    None). With ``groups`` = C a position is one channel of one pixel: block c of P / C outputs at a pixel may depend on the
+    channels before c of that pixel too. With 1 (which a net may always choose) it is a pixel. Positions run over pixels, and
+    within a pixel over its groups.
+    """
+
+    groups: int = 1
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Head parameters [B, P, H, W] for every position at once."""
+        """Head parameters [B, P, H, W] for every position at once, of reals ``x`` [B, C, H, W]."""
         raise NotImplementedError
 
     def start(self, n: int, y: Tensor | None = None):
@@ -196,8 +217,14 @@ class CausalNet(nn.Module):
         return None
 
     def step(self, x_prev: Tensor | None, position: int, cache) -> Tensor:
-        """Head parameters [n, P] at raster ``position``, given the pixel before it ``x_prev`` [n, C] (None at 0)."""
+        """Head parameters [n, P / groups] at ``position``, given the values [n, C / groups] of the one before (None at 0)."""
         raise NotImplementedError
+
+    def select(self, permutation: Tensor | None, member: int) -> None:
+        """From now on the net's raster position i holds the data's pixel ``permutation[i]`` (None: i).
+
+        A net with weights of its own for every pixel makes them follow; one with random connectivity takes ``member``'s.
+        """
 
 
 class Objective(nn.Module):

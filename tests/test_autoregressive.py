@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.autoregressive.model import Autoregressive
+from models.autoregressive.orders import Raster
 from models.autoregressive.pixelcnnpp import PixelCNNpp
 from models.contracts import CausalNet, DataSpec, Kind
 from models.likelihoods.categorical import Categorical
@@ -22,7 +23,7 @@ def build(shape, levels=4, classes=None, head="mixture", perturb=0.1, num_scales
     spec = DataSpec(shape, levels, classes)
     likelihood = Categorical(spec) if head == "categorical" else MixtureLogistic(spec, num_mixtures=2, min_log_scale=-7.0)
     net = partial(PixelCNNpp, num_filters=num_filters, num_resnet=num_resnet, num_scales=num_scales, dropout=0.5)
-    model = Autoregressive(spec, net, likelihood, conditional=classes is not None).double().eval()
+    model = Autoregressive(spec, net, Raster(spec, 1, False), likelihood, conditional=classes is not None).double().eval()
     x = torch.randint(levels, (16, *shape), dtype=torch.uint8)
     y = torch.randint(classes, (16,)) if classes else None
     initialize(model, x, y)
@@ -68,7 +69,7 @@ def test_check_causal_finds_a_blind_spot():
 @pytest.mark.parametrize("num_scales, num_resnet", [(3, 1), (2, 2), (1, 1)])
 def test_cached_parameters_equal_the_full_pass(shape, num_scales, num_resnet):
     model, x, y = build(shape, classes=3, num_scales=num_scales, num_resnet=num_resnet)
-    check_cache(model.net, model._reals(x), y)
+    check_cache(model.net, model.reals(x), y)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 6)])
@@ -136,7 +137,7 @@ def test_labels_are_asked_for_and_ignored():
     plain, x, _ = build((1, 4, 4))
     assert torch.equal(plain(x, torch.zeros(16, dtype=torch.long)).nats, plain(x).nats)
     with pytest.raises(ValueError, match="needs data with labels"):
-        Autoregressive(plain.spec, partial(PixelCNNpp), plain.likelihood, conditional=True)
+        Autoregressive(plain.spec, partial(PixelCNNpp), plain.order, plain.likelihood, conditional=True)
 
 
 def test_every_parameter_gets_a_gradient():
@@ -161,7 +162,7 @@ def test_a_model_fitted_to_one_image_samples_it():
 class Independent(CausalNet):
     """The smallest net: every pixel has its own parameters and sees no other."""
 
-    def __init__(self, shape, out_channels, classes):
+    def __init__(self, shape, out_channels, groups, classes):
         super().__init__()
         self.params = nn.Parameter(torch.zeros(1, out_channels, *shape[1:]))
 
@@ -171,7 +172,7 @@ class Independent(CausalNet):
 
 def test_any_net_fits_and_the_head_sizes_it():
     spec = DataSpec((1, 2, 2), 5)
-    model = Autoregressive(spec, Independent, Categorical(spec), conditional=False)
+    model = Autoregressive(spec, Independent, Raster(spec, 1, False), Categorical(spec), conditional=False)
     x = torch.randint(5, (3, 1, 2, 2))
     torch.testing.assert_close(model(x).nats, torch.full((3,), -4 * torch.tensor(5.0).log()))
     with torch.no_grad():

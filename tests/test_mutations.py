@@ -183,10 +183,11 @@ def test_coupling_to_the_wrong_channels_is_not_normalized(monkeypatch):
 
 def test_scoring_channels_in_another_order_than_sampling(monkeypatch):
     """Normalized all the same: only the frequencies of samples can tell."""
-    original = logistic.MixtureLogistic.log_prob
+    original = logistic.MixtureLogistic.log_prob_map
 
     def plant():
-        monkeypatch.setattr(logistic.MixtureLogistic, "log_prob", lambda self, params, x: original(self, params, x.flip(1)))
+        flipped = lambda self, params, x: original(self, params, x.flip(1))  # noqa: E731
+        monkeypatch.setattr(logistic.MixtureLogistic, "log_prob_map", flipped)
 
     assert_caught(lambda: check_frequencies(tiny("model=pixelcnnpp", **COLOUR)), plant, "was drawn")
     normalized("model=pixelcnnpp", **COLOUR)

@@ -28,7 +28,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
 LINES = [line for language, text in BLOCKS if language == "bash" for line in text.replace("\\\n", "").splitlines()]
 ADDED = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```", README, re.M | re.S))
 """Files of the worked example: content by path."""
-SLOTS = {"likelihood", "dequantization", "posterior", "prior", "sampler"}
+SLOTS = {"order", "likelihood", "dequantization", "posterior", "prior", "sampler"}
 
 
 def calls(program: str) -> list[list[str]]:

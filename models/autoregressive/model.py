@@ -1,73 +1,146 @@
-"""An autoregressive distribution: a causal net, whose outputs parameterise a likelihood head at every pixel."""
+"""An autoregressive distribution: a causal net, whose outputs parameterise a likelihood head at every pixel of an order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import log
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from models.contracts import CausalNet, DataSpec, GenerativeModel, Kind, Likelihood, Score, check_batch
+from models.autoregressive.orders import Order
+from models.contracts import CausalNet, DataSpec, GenerativeModel, Kind, Likelihood, Score, check_batch, sum_event
+from models.likelihoods.nucleus import sample_nucleus
 
 
 class Autoregressive(GenerativeModel):
-    """log p(x | y) = sum_i log head(x_i | net(x_<i, y)) over pixels i in raster order; a pixel's channels belong to the head.
+    """log p(x | y) = sum_i log head(x_i | net(x_<i, y)) over pixels i in ``order``.
 
-    ``net`` is called with ``shape`` (C, H, W), ``out_channels`` (what the head needs a pixel) and ``classes`` (None unless
-    ``conditional``) and returns a CausalNet. The net is given reals: levels {0..K-1} scaled to [-1, 1] (continuous data as
-    it is).
+    A pixel's channels are coupled by the head, or by a net with ``groups`` > 1, which predicts them one after another.
+    ``net`` is called with ``shape``, ``out_channels``, ``groups`` and ``classes`` (None unless ``conditional``) and returns a
+    CausalNet. The net is given reals: levels {0..K-1} scaled to [-1, 1] (continuous data as it is).
+
+    Where the order has several members, p(x) = 1/M sum_m p_m(x) over M = ``order.num`` of them, exactly; in training the
+    score is that of a member drawn at random, whose expected probability is the p(x) of all members that can be drawn.
 
     Errors: ValueError when ``conditional`` and the data, or the batch, has no labels.
     """
 
-    def __init__(self, spec: DataSpec, net: Callable[..., CausalNet], likelihood: Likelihood, conditional: bool):
+    def __init__(self, spec: DataSpec, net: Callable[..., CausalNet], order: Order, likelihood: Likelihood, conditional: bool):
         super().__init__()
         if conditional and spec.classes is None:
             raise ValueError("conditional: true needs data with labels, and this data has none (classes: null)")
         self.spec = spec
         self.conditional = conditional
+        self.order = order
         self.likelihood = likelihood
         self.net = net(
-            shape=spec.shape, out_channels=likelihood.param_channels(), classes=spec.classes if conditional else None
+            shape=order.shape,
+            out_channels=likelihood.param_channels(),
+            groups=likelihood.groups,
+            classes=spec.classes if conditional else None,
         )
 
     def score(self, x: Tensor, y: Tensor | None = None) -> Score:
         check_batch(x, self.spec)
-        nats = self.likelihood.log_prob(self.net(self._reals(x), self._labels(y)), x)
-        return Score(nats, Kind.EXACT, {"data": nats})
+        y, kind = self._labels(y), Kind.EXACT
+        if self.training:
+            nats = sum_event(self._map(x, y, self.order.draw())[0])
+            kind = Kind.WEIGHT if self.order.resample or self.order.num > 1 else Kind.EXACT
+        elif self.order.num == 1:
+            nats = sum_event(self._map(x, y, 0)[0])
+        else:
+            members = torch.stack([sum_event(self._map(x, y, member)[0]) for member in range(self.order.num)])
+            nats = members.logsumexp(0) - log(self.order.num)
+        return Score(nats, kind, {"data": nats})
 
-    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    def cost_map(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Nats that each pixel costs, -log p(x_i | x_<i, y): [B, H, W]. Raises ValueError where several orders are averaged."""
+        check_batch(x, self.spec)
+        nats, permutation = self._map(x, self._labels(y), self._the_member("a cost map"))
+        return -self.order.restore(nats, permutation, self.spec.shape).sum(1)
+
+    def _map(self, x: Tensor, y: Tensor | None, member: int) -> tuple[Tensor, Tensor | None]:
+        """One member's log-probabilities as the net sees the image, and the member's permutation."""
+        permutation = self.order.permutation(member)
+        self.net.select(permutation, member)
+        x = self.order.arrange(x, permutation, self.order.shape)
+        return self.likelihood.log_prob_map(self.net(self.reals(x), y), x), permutation
+
+    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+        """``n`` draws; ``top_p`` below 1 draws every value from the fewest levels that hold so much of its mass.
+
+        With several members each draw has its own, and members take turns.
+        """
         dtype = self._dtype() if self.spec.levels is None else torch.uint8
-        empty = torch.zeros(n, *self.spec.shape, dtype=dtype, device=next(self.parameters()).device)
-        return self.complete(empty, 0, y, temperature)
+        x = torch.zeros(n, *self.spec.shape, dtype=dtype, device=next(self.parameters()).device)
+        if self.order.num == 1:
+            return self._draw(x, self._labels(y), 0, 0, temperature, top_p)
+        members = torch.randint(self.order.num, (n,))
+        for member in members.unique().tolist():
+            chosen = (members == member).to(x.device)
+            labels = y if y is None else y[chosen]
+            x[chosen] = self._draw(x[chosen], self._labels(labels), 0, member, temperature, top_p)
+        return x
 
-    @torch.no_grad()
-    def complete(self, x: Tensor, num_given: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """Keep the first ``num_given`` pixels of ``x`` [n, C, H, W] in raster order and draw the others: like x.
+    def complete(
+        self, x: Tensor, num_given: int, y: Tensor | None = None, temperature: float = 1.0, top_p: float = 1.0
+    ) -> Tensor:
+        """Keep the first ``num_given`` pixels of ``x`` [n, C, H, W] in the order and draw the others: like x.
 
-        One pass of the net a pixel, or one cached step where the net has them: the same values under the same seed.
+        Raises ValueError where several orders are averaged: a prefix of one is not a prefix of another.
         """
         check_batch(x, self.spec)
-        _, height, width = self.spec.shape
-        x, y = x.clone(), self._labels(y)
+        return self._draw(x, self._labels(y), num_given, self._the_member("completing"), temperature, top_p)
+
+    @torch.no_grad()
+    def _draw(self, x: Tensor, y: Tensor | None, num_given: int, member: int, temperature: float, top_p: float) -> Tensor:
+        permutation = self.order.permutation(member)
+        x = self.order.arrange(x, permutation, self.order.shape).clone()
+        for token, params in self.walk(x, y, num_given, member):
+            if top_p < 1:
+                token.copy_(sample_nucleus(self.likelihood, params, token.shape[1], temperature, top_p))
+            else:
+                token.copy_(self.likelihood.sample(params, temperature))
+        return self.order.restore(x, permutation, self.spec.shape)
+
+    @torch.no_grad()
+    def walk(self, x: Tensor, y: Tensor | None, num_given: int, member: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Visit the positions of arranged images ``x`` [n, C, H, W] in order, from pixel ``num_given`` on.
+
+        Yields (the values there, a view [n, C / groups, 1, 1] into x; their head parameters [n, P / groups, 1, 1] given all
+        before them). Whoever iterates writes the values into the view before going on. One cached step of the net a
+        position, or one full pass where it has none: the same parameters. A bar shows walks of more than two seconds.
+        """
+        self.net.select(self.order.permutation(member), member)
+        groups = self.net.groups
+        tokens = x.flatten(2).unflatten(1, (groups, -1))
         cache, previous = self.net.start(len(x), y), None
-        for position in range(height * width):
-            pixel = x[:, :, position // width, position % width]
+        positions = tqdm(range(tokens.shape[3] * groups), desc="positions", leave=False, disable=None, delay=2)
+        for position in positions:
+            pixel, group = divmod(position, groups)
+            token = tokens[:, group, :, pixel]
             if cache is not None:
                 params = self.net.step(previous, position, cache)
-            elif position >= num_given:
-                params = self.net(self._reals(x), y)[:, :, position // width, position % width]
-            if position >= num_given:
-                pixel.copy_(self.likelihood.sample(params[:, :, None, None], temperature)[:, :, 0, 0])
-            previous = self._reals(pixel)
-        return x
+            elif pixel >= num_given:
+                params = self.net(self.reals(x), y).flatten(2)[:, :, pixel].chunk(groups, 1)[group]
+            if pixel >= num_given:
+                yield token[:, :, None, None], params[:, :, None, None]
+            previous = self.reals(token)
+
+    def reals(self, x: Tensor) -> Tensor:
+        """What the net is given."""
+        x = x.to(self._dtype())
+        return x if self.spec.levels is None else x * (2 / (self.spec.levels - 1)) - 1
+
+    def _the_member(self, what: str) -> int:
+        if self.order.num > 1:
+            raise ValueError(f"{what} needs one order, and this model averages {self.order.num} of them")
+        return 0
 
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
-
-    def _reals(self, x: Tensor) -> Tensor:
-        x = x.to(self._dtype())
-        return x if self.spec.levels is None else x * (2 / (self.spec.levels - 1)) - 1
 
     def _labels(self, y: Tensor | None) -> Tensor | None:
         if self.conditional and y is None:

@@ -115,8 +115,8 @@ class PixelCNNpp(CausalNet):
     ``classes`` conditions every gate on y. Cached sampling runs without dropout.
     """
 
-    def __init__(self, shape: tuple[int, int, int], out_channels: int, classes: int | None, num_filters: int,
-                 num_resnet: int, num_scales: int, dropout: float):
+    def __init__(self, shape: tuple[int, int, int], out_channels: int, groups: int, classes: int | None,
+                 num_filters: int, num_resnet: int, num_scales: int, dropout: float):
         super().__init__()
         if num_resnet < 1 or num_scales < 1:
             raise ValueError(f"PixelCNN++ needs num_resnet and num_scales of at least 1; got {num_resnet} and {num_scales}")

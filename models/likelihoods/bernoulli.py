@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.contracts import DataSpec, Likelihood, sum_event
+from models.contracts import DataSpec, Likelihood
 from models.likelihoods.levels import at_least_float32, require_levels
 from models.likelihoods.noise import logistic_like
 
@@ -26,13 +26,18 @@ class Bernoulli(Likelihood):
                 "discretized_logistic, mixture_logistic or discretized_gaussian"
             )
         self.spec = spec
+        self.groups = spec.shape[0]
 
     def param_channels(self) -> int:
         return self.spec.shape[0]
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob_map(self, params: Tensor, x: Tensor) -> Tensor:
         logits = at_least_float32(params)
-        return sum_event(F.logsigmoid(logits * (2 * x.to(logits.dtype) - 1)))
+        return F.logsigmoid(logits * (2 * x.to(logits.dtype) - 1))
+
+    def log_pmf(self, params: Tensor, x: Tensor, channel: int, temperature: float = 1.0) -> Tensor:
+        logits = at_least_float32(params)[:, channel] / temperature
+        return F.logsigmoid(torch.stack([-logits, logits], 1))
 
     def sample(self, params: Tensor, temperature: float = 1.0) -> Tensor:
         logits = at_least_float32(params)

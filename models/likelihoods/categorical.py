@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.contracts import DataSpec, Likelihood, sum_event
+from models.contracts import DataSpec, Likelihood
 from models.likelihoods.levels import at_least_float32, require_levels
 from models.likelihoods.noise import gumbel_like
 
@@ -21,6 +21,7 @@ class Categorical(Likelihood):
     def __init__(self, spec: DataSpec):
         super().__init__()
         self.spec = spec
+        self.groups = spec.shape[0]
         self.levels = require_levels(spec, "categorical")
 
     def param_channels(self) -> int:
@@ -30,10 +31,13 @@ class Categorical(Likelihood):
         """[B, C, K, H, W]"""
         return at_least_float32(params).unflatten(1, (-1, self.levels))
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob_map(self, params: Tensor, x: Tensor) -> Tensor:
         logits = self._logits(params).flatten(0, 1)
         nll = F.cross_entropy(logits, x.long().flatten(0, 1), reduction="none")
-        return -sum_event(nll.unflatten(0, x.shape[:2]))
+        return -nll.unflatten(0, x.shape[:2])
+
+    def log_pmf(self, params: Tensor, x: Tensor, channel: int, temperature: float = 1.0) -> Tensor:
+        return (self._logits(params)[:, channel] / temperature).log_softmax(1)
 
     def sample(self, params: Tensor, temperature: float = 1.0) -> Tensor:
         logits = self._logits(params)

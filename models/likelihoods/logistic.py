@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.contracts import DataSpec, Likelihood, sum_event
-from models.likelihoods.levels import LocationScale, at_least_float32, centred, nearest_level, require_levels
+from models.contracts import DataSpec, Likelihood
+from models.likelihoods.levels import (
+    LocationScale, all_levels, at_least_float32, centred, location_and_log_scale, nearest_level, require_levels,
+)  # fmt: skip
 from models.likelihoods.noise import gumbel_like, logistic_like
 
 MAX_LOG_SCALE = 60.0
@@ -47,22 +49,21 @@ def bin_mean(location: Tensor, rate: Tensor, levels: int) -> Tensor:
 class DiscretizedLogistic(LocationScale):
     """P(x = k) = sigmoid((k + 1/2 - mu) / s) - sigmoid((k - 1/2 - mu) / s), edge bins taking the tails.
 
-    ``params`` [B, 2 C, H, W]: all C locations, then all C log scales. Log scales below ``min_log_scale`` are clamped to it
-    (where their gradient is zero). ``temperature`` T multiplies the scale. Source: Kingma et al. 2016, arXiv:1606.04934,
-    section 5.2, with edge bins added (Salimans et al. 2017), without which the masses do not sum to 1.
+    ``params`` as for every LocationScale. Log scales below ``min_log_scale`` are clamped to it (where their gradient is zero).
+    ``temperature`` T multiplies the scale. Source: Kingma et al. 2016, arXiv:1606.04934, section 5.2, with edge bins added
+    (Salimans et al. 2017), without which the masses do not sum to 1.
     """
 
     head = "discretized_logistic"
 
-    def _parse(self, params: Tensor) -> tuple[Tensor, Tensor]:
+    def _parse(self, params: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Location in centred levels and rate (inverse scale in levels), [B, C, H, W] each."""
         half = (self.levels - 1) / 2
-        mean, log_scale = at_least_float32(params).chunk(2, 1)
-        return mean * half, (-log_scale.clamp(self.min_log_scale, MAX_LOG_SCALE)).exp() / half
+        mean, log_scale = location_and_log_scale(params)
+        return mean * half, (-log_scale.clamp(self.min_log_scale, MAX_LOG_SCALE)).exp() / (half * temperature)
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        location, rate = self._parse(params)
-        return sum_event(bin_log_prob(centred(x, self.levels, location.dtype), location, rate, self.levels))
+    def _bins(self, t: Tensor, location: Tensor, rate: Tensor) -> Tensor:
+        return bin_log_prob(t, location, rate, self.levels)
 
     def sample(self, params: Tensor, temperature: float = 1.0) -> Tensor:
         location, rate = self._parse(params)
@@ -90,6 +91,7 @@ class MixtureLogistic(Likelihood):
         self.levels = require_levels(spec, "mixture_logistic")
         if num_mixtures < 1:
             raise ValueError(f"likelihood.num_mixtures must be at least 1; got {num_mixtures}")
+        self.groups = 1
         self.num_mixtures = num_mixtures
         self.min_log_scale = min_log_scale
 
@@ -114,7 +116,7 @@ class MixtureLogistic(Likelihood):
         first = c * (c - 1) // 2
         return sum(coefficients[..., first + d, :, :] * earlier[d] for d in range(c))
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob_map(self, params: Tensor, x: Tensor) -> Tensor:
         logits, locations, rates, coefficients = self._parse(params)
         t = centred(x, self.levels, logits.dtype)[:, None]
         values = list(t.unbind(2))
@@ -122,7 +124,20 @@ class MixtureLogistic(Likelihood):
             [locations[:, :, c] + self._shift(c, coefficients, values) for c in range(len(values))], 2
         )
         components = bin_log_prob(t, coupled, rates, self.levels).sum(2)
-        return sum_event((logits.log_softmax(1) + components).logsumexp(1))
+        return (logits.log_softmax(1) + components).logsumexp(1, keepdim=True)
+
+    def log_pmf(self, params: Tensor, x: Tensor, channel: int, temperature: float = 1.0) -> Tensor:
+        """The earlier channels weigh the components: sum_i w_i p_i(x_c = k), w_i ~ pi_i prod_{d<c} p_i(x_d)."""
+        logits, locations, rates, coefficients = self._parse(params)
+        weights, rates = (logits / temperature).log_softmax(1), rates / temperature
+        values = list(centred(x, self.levels, logits.dtype)[:, None].unbind(2))
+        for c in range(channel):
+            location = locations[:, :, c] + self._shift(c, coefficients, values)
+            weights = weights + bin_log_prob(values[c], location, rates[:, :, c], self.levels)
+        location = locations[:, :, channel] + self._shift(channel, coefficients, values)
+        levels = all_levels(self.levels, location)
+        masses = bin_log_prob(levels, location[:, :, None], rates[:, :, channel, None], self.levels)
+        return (weights.log_softmax(1)[:, :, None] + masses).logsumexp(1)
 
     def sample(self, params: Tensor, temperature: float = 1.0) -> Tensor:
         logits, *parts = self._parse(params)
