@@ -106,6 +106,24 @@ class Autoregressive(GenerativeModel):
         return self.order.restore(x, permutation, self.spec.shape)
 
     @torch.no_grad()
+    def code_walk(self, x: Tensor, y: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The walk of a coder, see ``models.coding.coder.Codable``: (values [n], log_pmf [n, K]), one channel of a pixel a part.
+
+        The net is shown images in which every value is 0 until it was visited, whether ``x`` is known or not: a convolution
+        by way of a transform mixes neighbours, and then zero weights do not keep the last bits free of what is not known.
+        """
+        member = self._the_member("a code")
+        permutation = self.order.permutation(member)
+        arranged = self.order.arrange(x, permutation, self.order.shape).contiguous()
+        known = torch.zeros_like(arranged)
+        walk = self.walk(known, self._labels(y), 0, member)
+        for (token, params), values in zip(walk, self._tokens(arranged), strict=True):
+            for channel in range(token.shape[1]):
+                yield values[:, channel], self.likelihood.log_pmf(params, token, channel)[..., 0, 0]
+                token[:, channel, 0, 0] = values[:, channel]
+        x.copy_(self.order.restore(arranged, permutation, self.spec.shape))
+
+    @torch.no_grad()
     def walk(self, x: Tensor, y: Tensor | None, num_given: int, member: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Visit the positions of arranged images ``x`` [n, C, H, W] in order, from pixel ``num_given`` on.
 
@@ -115,12 +133,10 @@ class Autoregressive(GenerativeModel):
         """
         self.net.select(self.order.permutation(member), member)
         groups = self.net.groups
-        tokens = x.flatten(2).unflatten(1, (groups, -1))
         cache, previous = self.net.start(len(x), y), None
-        positions = tqdm(range(tokens.shape[3] * groups), desc="positions", leave=False, disable=None, delay=2)
-        for position in positions:
+        tokens = tqdm(self._tokens(x), desc="positions", leave=False, disable=None, delay=2)
+        for position, token in enumerate(tokens):
             pixel, group = divmod(position, groups)
-            token = tokens[:, group, :, pixel]
             if cache is not None:
                 params = self.net.step(previous, position, cache)
             elif pixel >= num_given:
@@ -128,6 +144,11 @@ class Autoregressive(GenerativeModel):
             if pixel >= num_given:
                 yield token[:, :, None, None], params[:, :, None, None]
             previous = self.reals(token)
+
+    def _tokens(self, x: Tensor) -> list[Tensor]:
+        """The values at the positions of arranged images, in order: views [n, C / groups] into ``x``."""
+        tokens = x.flatten(2).unflatten(1, (self.net.groups, -1))
+        return [tokens[:, group, :, pixel] for pixel in range(tokens.shape[3]) for group in range(self.net.groups)]
 
     def reals(self, x: Tensor) -> Tensor:
         """What the net is given."""
