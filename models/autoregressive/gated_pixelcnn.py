@@ -1,0 +1,154 @@
+"""Gated PixelCNN (van den Oord et al. 2016, arXiv:1606.05328): a vertical and a horizontal stack, and no blind spot."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.autoregressive.masked_conv_cache import Spatial, pointwise
+from models.contracts import CausalNet
+from models.nn.masked_conv import MaskedConv2d, share
+from models.nn.shifted_conv import down_shift
+
+
+def gate(x: Tensor, dim: int = 1) -> Tensor:
+    """tanh(a) sigmoid(b) of the halves (a, b) of ``x`` (eq. 2)."""
+    a, b = x.chunk(2, dim)
+    return a.tanh() * b.sigmoid()
+
+
+class GatedLayer(nn.Module):
+    """Figure 2: v' = gate(u) and h' = h + out(gate(row(h) + link(u))), with u = column(v), for the two stacks' maps v and h.
+
+    v holds what is above a pixel, h what is to its left too. In the ``first`` layer h is the image: mask A, and no h +.
+    Labels add ``bias`` [B, 2 features, 1, 1] inside both gates (eq. 4).
+    """
+
+    def __init__(self, inputs: list[int], outputs: list[int], kernel: int, first: bool):
+        super().__init__()
+        features = len(outputs)
+        self.first = first
+        self.column = nn.Conv2d(len(inputs), 2 * features, (kernel // 2 + 1, kernel), padding=(0, kernel // 2))
+        self.link = nn.Conv2d(2 * features, 2 * features, 1, bias=False)
+        self.row = MaskedConv2d(inputs, 2 * outputs, (1, kernel), "A" if first else "B")
+        self.out = MaskedConv2d(outputs, outputs, (1, 1), "B")
+
+    def down(self, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(v', link(u)) of a map that begins with the rows above it."""
+        u = self.column(v)
+        if bias is not None:
+            u = u + bias
+        return gate(u), self.link(u)
+
+    def forward(self, v: Tensor, h: Tensor, bias_v: Tensor | None, bias_h: Tensor | None) -> tuple[Tensor, Tensor]:
+        v, side = self.down(F.pad(v, (0, 0, self.column.kernel_size[0] - 1, 0)), bias_v)
+        if bias_h is not None:
+            side = side + bias_h
+        g = self.out(gate(self.row(h) + side))
+        return v, g if self.first else h + g
+
+
+class GatedPixelCNN(CausalNet):
+    """Head parameters at a pixel from all pixels above and to the left, and from the channels before its own.
+
+    ``num_layers`` gated layers of ``width`` features and ``kernel`` taps, a 1x1 layer of ``head_width`` features and a 1x1
+    output, both with mask B after a ReLU. The vertical stack reads the image moved down by a row; the horizontal stack is masked,
+    its features shared among the ``groups`` channels. ``classes`` conditions both gates of every layer on y.
+
+    The paper says nothing of what follows the last layer; the two 1x1 layers are PixelCNN's, with one ReLU layer less.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], out_channels: int, groups: int, classes: int | None,
+                 num_layers: int, width: int, head_width: int, kernel: int):
+        super().__init__()
+        if num_layers < 2 or kernel < 3:
+            raise ValueError(f"Gated PixelCNN needs num_layers of at least 2 and a kernel of at least 3; got {num_layers} and {kernel}")
+        self.groups, self.shape = groups, shape
+        pixel, features, head, out = (share(count, groups) for count in (shape[0], width, head_width, out_channels))
+        self.layers = nn.ModuleList(
+            GatedLayer(features if depth else pixel, features, kernel, first=depth == 0) for depth in range(num_layers)
+        )
+        self.head = nn.ModuleList(MaskedConv2d(*ends, (1, 1), "B") for ends in ((features, head), (head, out)))
+        self.label = nn.Embedding(classes, num_layers * 4 * width) if classes else None
+        if classes:
+            nn.init.zeros_(self.label.weight)
+
+    def biases(self, y: Tensor | None) -> Tensor | list:
+        """What labels [B] add inside the gates: [layers, 2 (vertical, horizontal), B, 2 width, 1, 1]."""
+        if self.label is None:
+            return [(None, None)] * len(self.layers)
+        return self.label(y).unflatten(1, (len(self.layers), 2, -1)).permute(1, 2, 0, 3)[..., None, None]
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        v, h = down_shift(x), x
+        for layer, (bias_v, bias_h) in zip(self.layers, self.biases(y)):
+            v, h = layer(v, h, bias_v, bias_h)
+        for layer in self.head:
+            h = layer(F.relu(h))
+        return h
+
+    @torch.no_grad()
+    def start(self, n: int, y: Tensor | None = None) -> Cache:
+        return Cache(self, n, y)
+
+    @torch.no_grad()
+    def step(self, x_prev: Tensor | None, position: int, cache: Cache) -> Tensor:
+        return cache.step(x_prev, position)
+
+
+class Cache:
+    """What Gated PixelCNN remembers between the positions of ``n`` samples: the vertical stack goes row by row."""
+
+    def __init__(self, net: GatedPixelCNN, n: int, y: Tensor | None):
+        self.groups, self.width = net.groups, net.shape[2]
+        self.net, self.biases = net, net.biases(y)
+        self.image = Spatial([net.layers[0].row], n, self.width)
+        self.inner = Spatial([layer.row for layer in net.layers[1:]], n, self.width)
+        self.above = [
+            layer.column.weight.new_zeros(n, layer.column.in_channels, layer.column.kernel_size[0], self.width)
+            for layer in net.layers
+        ]
+        self.layers = list(zip(self.image.layers + self.inner.layers, (pointwise(layer.out, n) for layer in net.layers)))
+        self.head = [pointwise(layer, n) for layer in net.head]
+
+    def step(self, x_prev: Tensor | None, position: int) -> Tensor:
+        """Head parameters [n, P / groups] at ``position``; positions come in order."""
+        pixel, group = divmod(position, self.groups)
+        if position:
+            self.layers[0][0].inputs[group - 1].copy_(x_prev)
+        if group == 0:
+            self.begin_pixel(pixel)
+        h = None
+        for row, out in self.layers:
+            if h is not None:
+                row.inputs[group].copy_(h)
+            a, b = row(group).chunk(2, 1)
+            torch.mul(a.tanh_(), b.sigmoid_(), out=out.inputs[group])
+            h = out(group) if h is None else out.added_to(h, group)
+        for layer in self.head:
+            h = layer.relu(h, group)
+        return h
+
+    def begin_pixel(self, pixel: int) -> None:
+        column = pixel % self.width
+        if pixel:
+            self.image.end_pixel((column - 1) % self.width)
+            self.inner.end_pixel((column - 1) % self.width)
+        if column == 0:
+            first, *rest = self.down()
+            self.image.begin_row(first[None])
+            self.inner.begin_row(torch.stack(rest))
+        self.image.begin_pixel(column)
+        self.inner.begin_pixel(column)
+
+    def down(self) -> list[Tensor]:
+        """The vertical stack at the row that begins: what each layer adds to the horizontal one's [n, W, 2 width]."""
+        v, sides = self.image.finished_row(), []
+        for depth, (layer, (bias_v, bias_h)) in enumerate(zip(self.net.layers, self.biases)):
+            self.above[depth] = torch.cat([self.above[depth][:, :, 1:], v], 2)
+            v, side = layer.down(self.above[depth], bias_v)
+            if bias_h is not None:
+                side = side + bias_h
+            sides.append(side.squeeze(2).mT[..., self.inner.order])
+        return sides

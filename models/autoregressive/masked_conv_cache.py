@@ -1,0 +1,96 @@
+"""Cached sampling through masked convolutions: every output is computed once, as soon as all it sees is known.
+
+What a masked convolution reads divides into the rows above, which are known when a row begins; the pixels to the left, which
+are known when a pixel begins; and the pixel itself, of which one group of features after another becomes known. The first
+two are taken for all convolutions of one shape together. What remains for each layer and group is one small matrix product
+between fixed places. Maps are channels-last here. Compare Ramachandran et al. 2017, arXiv:1704.06001.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.nn.masked_conv import MaskedConv2d
+
+
+class Pointwise:
+    """What a masked convolution takes from the pixel itself: group g of its outputs from the first groups of its inputs.
+
+    ``pixel`` [n, 1 + inputs] begins with a one, for the bias. ``known`` [n, outputs], group by group, is what the
+    convolution takes from elsewhere.
+    """
+
+    def __init__(self, conv: MaskedConv2d, pixel: Tensor, known: Tensor | None = None):
+        matrix = torch.cat([conv.bias[:, None], conv.masked_weight()[:, :, -1, conv.left]], 1).T
+        groups = range(max(conv.outputs) + 1)
+        owned = [[i for i, owner in enumerate(conv.outputs) if owner == group] for group in groups]
+        self.inputs = pixel[:, 1:].split([conv.inputs.count(group) for group in groups], 1)
+        self.seen = [pixel[:, : 1 + conv.visible(group)] for group in groups]
+        self.matrices = [matrix[: seen.shape[1], outputs].contiguous() for seen, outputs in zip(self.seen, owned)]
+        self.known = None if known is None else known.split([len(outputs) for outputs in owned], 1)
+
+    def __call__(self, group: int) -> Tensor:
+        """The outputs of ``group`` [n, outputs]. Its inputs have been written to ``inputs[group]``."""
+        if self.known is None:
+            return self.seen[group] @ self.matrices[group]
+        return torch.addmm(self.known[group], self.seen[group], self.matrices[group])
+
+    def relu(self, x: Tensor, group: int) -> Tensor:
+        """The outputs for inputs relu(``x``)."""
+        torch.clamp_min(x, 0, out=self.inputs[group])
+        return self(group)
+
+    def added_to(self, x: Tensor, group: int) -> Tensor:
+        """``x`` plus the outputs."""
+        return torch.addmm(x, self.seen[group], self.matrices[group])
+
+
+class Spatial:
+    """L masked convolutions of one shape, all with the same owners; ``layers`` are their Pointwise parts."""
+
+    def __init__(self, convs: Sequence[MaskedConv2d], n: int, width: int):
+        first = convs[0]
+        self.order = sorted(range(len(first.outputs)), key=first.outputs.__getitem__)  # group by group
+        weight = torch.stack([conv.masked_weight() for conv in convs])[:, self.order]
+        depth, outputs, inputs, *_ = weight.shape
+        self.width, self.first, self.last = width, first.left * inputs, (first.left + width) * inputs
+        self.above = weight[:, :, :, :-1].flatten(0, 1)  # [L outputs, inputs, rows, columns]
+        self.left = weight[:, :, :, -1, : first.left].permute(0, 3, 2, 1).flatten(1, 2)  # [L, columns inputs, outputs]
+        self.rows = weight.new_zeros(n, depth * inputs, first.above, width)
+        self.row = weight.new_zeros(depth, n, self.last)  # what lies left of the image, then the row
+        self.pixel = weight.new_ones(depth, n, 1 + inputs)
+        self.known = weight.new_zeros(depth, n, outputs)
+        self.layers = [Pointwise(*parts) for parts in zip(convs, self.pixel, self.known)]
+
+    def finished_row(self) -> Tensor:
+        """The inputs at the latest row, as a map [n, L inputs, 1, W]; zeros when there is none."""
+        row = self.row[:, :, self.first :].unflatten(2, (self.width, -1))
+        return row.permute(1, 0, 3, 2).flatten(1, 2)[:, :, None]
+
+    def begin_row(self, sides: Tensor | float = 0.0) -> None:
+        """Take what lies above, and ``sides`` [L, n, W or 1, outputs] as further additions to the outputs of the row."""
+        if self.rows.shape[2]:
+            self.rows = torch.cat([self.rows[:, :, 1:], self.finished_row()], 2)
+            above = F.conv2d(self.rows, self.above, padding=(0, self.above.shape[3] // 2), groups=len(self.row))
+            sides = sides + above.squeeze(2).unflatten(1, (len(self.row), -1)).permute(1, 0, 3, 2)
+        self.line = sides.transpose(1, 2).transpose(0, 1).contiguous()  # [W, L, n, outputs]
+
+    def begin_pixel(self, column: int) -> None:
+        """Take what lies left of ``column``."""
+        left = self.row[:, :, column * (self.pixel.shape[2] - 1) :][:, :, : self.first]
+        torch.baddbmm(self.line[column], left, self.left, out=self.known)
+
+    def end_pixel(self, column: int) -> None:
+        """Keep the inputs of the finished pixel."""
+        inputs = self.pixel[:, :, 1:]
+        begin = self.first + column * inputs.shape[2]
+        self.row[:, :, begin : begin + inputs.shape[2]] = inputs
+
+
+def pointwise(conv: MaskedConv2d, n: int) -> Pointwise:
+    """A 1x1 convolution, with a pixel of its own."""
+    return Pointwise(conv, conv.bias.new_ones(n, 1 + len(conv.inputs)))

@@ -1,0 +1,121 @@
+"""PixelCNN (van den Oord et al. 2016, arXiv:1601.06759): a residual net of masked convolutions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.autoregressive.masked_conv_cache import Spatial, pointwise
+from models.contracts import CausalNet
+from models.nn.masked_conv import MaskedConv2d, share
+
+
+class ResidualBlock(nn.Module):
+    """x + grow(relu(conv(relu(shrink(relu x))) + bias)): 2h -> h -> h -> 2h features. Source: figure 5, left."""
+
+    def __init__(self, wide: list[int], narrow: list[int], kernel: int):
+        super().__init__()
+        self.shrink = MaskedConv2d(wide, narrow, (1, 1), "B")
+        self.conv = MaskedConv2d(narrow, narrow, (kernel, kernel), "B")
+        self.grow = MaskedConv2d(narrow, wide, (1, 1), "B")
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        h = self.conv(F.relu(self.shrink(F.relu(x))))
+        return x + self.grow(F.relu(h if bias is None else h + bias))
+
+
+class PixelCNN(CausalNet):
+    """Head parameters at a pixel from the pixels above and to the left, and from the channels before its own.
+
+    One ``first_kernel`` convolution with mask A, ``num_blocks`` residual blocks of 2h -> h -> 2h features (h = ``width``) with
+    ``kernel`` convolutions, two 1x1 layers of ``head_width`` features, and a 1x1 output; all with mask B and after a ReLU.
+    Features are shared among the ``groups`` channels, so that a channel sees those before it. Source: table 1, section 3.
+
+    The net has the paper's blind spot: with first_kernel 2k + 1 and kernel 2m + 1, a rows up it sees no further than
+    k + (a - 1) m columns to the right, however deep it is.
+
+    ``classes`` adds a bias for each label to every block's convolution, which the paper does not have.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], out_channels: int, groups: int, classes: int | None,
+                 num_blocks: int, width: int, head_width: int, first_kernel: int, kernel: int):
+        super().__init__()
+        if num_blocks < 1 or min(first_kernel, kernel) < 3:
+            raise ValueError(
+                f"PixelCNN needs num_blocks of at least 1 and kernels of at least 3; got {num_blocks}, {first_kernel} and {kernel}"
+            )
+        self.groups, self.shape = groups, shape
+        pixel, wide, narrow, head, out = (
+            share(features, groups) for features in (shape[0], 2 * width, width, head_width, out_channels)
+        )
+        self.first = MaskedConv2d(pixel, wide, (first_kernel, first_kernel), "A")
+        self.blocks = nn.ModuleList(ResidualBlock(wide, narrow, kernel) for _ in range(num_blocks))
+        self.head = nn.ModuleList(MaskedConv2d(*ends, (1, 1), "B") for ends in ((wide, head), (head, head), (head, out)))
+        self.label = nn.Embedding(classes, num_blocks * width) if classes else None
+        if classes:
+            nn.init.zeros_(self.label.weight)
+
+    def biases(self, y: Tensor | None) -> Tensor | list[None]:
+        """What the labels [B] add to each block: [blocks, B, width]."""
+        if self.label is None:
+            return [None] * len(self.blocks)
+        return self.label(y).unflatten(1, (len(self.blocks), -1)).transpose(0, 1)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        h = self.first(x)
+        for block, bias in zip(self.blocks, self.biases(y)):
+            h = block(h, bias if bias is None else bias[:, :, None, None])
+        for layer in self.head:
+            h = layer(F.relu(h))
+        return h
+
+    @torch.no_grad()
+    def start(self, n: int, y: Tensor | None = None) -> Cache:
+        return Cache(self, n, y)
+
+    @torch.no_grad()
+    def step(self, x_prev: Tensor | None, position: int, cache: Cache) -> Tensor:
+        return cache.step(x_prev, position)
+
+
+class Cache:
+    """What PixelCNN remembers between the positions of ``n`` samples."""
+
+    def __init__(self, net: PixelCNN, n: int, y: Tensor | None):
+        self.groups, self.width = net.groups, net.shape[2]
+        self.image = Spatial([net.first], n, self.width)
+        self.inner = Spatial([block.conv for block in net.blocks], n, self.width)
+        self.blocks = [
+            (pointwise(block.shrink, n), conv, pointwise(block.grow, n)) for block, conv in zip(net.blocks, self.inner.layers)
+        ]
+        self.head = [pointwise(layer, n) for layer in net.head]
+        self.biases = 0.0 if y is None else net.biases(y)[:, :, None]
+
+    def step(self, x_prev: Tensor | None, position: int) -> Tensor:
+        """Head parameters [n, P / groups] at ``position``; positions come in order."""
+        pixel, group = divmod(position, self.groups)
+        first = self.image.layers[0]
+        if position:
+            first.inputs[group - 1].copy_(x_prev)
+        if group == 0:
+            self.begin_pixel(pixel)
+        x = first(group)
+        for shrink, conv, grow in self.blocks:
+            h = conv.relu(shrink.relu(x, group), group)
+            torch.clamp_min(h, 0, out=grow.inputs[group])
+            x = grow.added_to(x, group)
+        for layer in self.head:
+            x = layer.relu(x, group)
+        return x
+
+    def begin_pixel(self, pixel: int) -> None:
+        column = pixel % self.width
+        if pixel:
+            self.image.end_pixel((column - 1) % self.width)
+            self.inner.end_pixel((column - 1) % self.width)
+        if column == 0:
+            self.image.begin_row()
+            self.inner.begin_row(self.biases)
+        self.image.begin_pixel(column)
+        self.inner.begin_pixel(column)
