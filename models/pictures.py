@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from models.checkpoints import write_atomically
@@ -20,6 +20,12 @@ TILE = 64
 GAP = 4
 """Transparent pixels between tiles, so that a grid lies well on a white and on a dark page."""
 
+INK = "#787d86"
+"""Text and lines on a transparent ground: a grey that reads on a white and on a dark page."""
+
+BLUE, ORANGE = "#4a7fe8", "#dd7426"
+"""Two curves on a transparent ground."""
+
 
 def save_grid(images: Tensor, spec: DataSpec, path: Path, columns: int | None = None) -> None:
     """``images`` [n, C, H, W] side by side, ``columns`` a row (None: about square). Continuous data becomes points."""
@@ -29,10 +35,11 @@ def save_grid(images: Tensor, spec: DataSpec, path: Path, columns: int | None = 
         _write(grid(images, spec.levels, columns), path)
 
 
-def grid(images: Tensor, levels: int, columns: int | None = None) -> Image.Image:
+def grid(images: Tensor, levels: int, columns: int | None = None, tile: int = TILE, room: int = 0) -> Image.Image:
     """Every pixel of [n, C, H, W] as a square of equal size; 0 is black and ``levels - 1`` white.
 
     One channel is grey, three are red, green and blue; the channels of any other image become grey tiles of their own.
+    Below every row of tiles ``room`` more transparent lines are left.
     """
     x = images.detach().cpu().long().clamp(0, levels - 1)
     if x.shape[1] not in (1, 3):
@@ -41,16 +48,90 @@ def grid(images: Tensor, levels: int, columns: int | None = None) -> Image.Image
     n, channels, height, width = x.shape
     columns = min(n, columns or ceil(sqrt(n)))
     rows = ceil(n / columns)
-    scale = max(1, round(TILE / max(height, width)))
+    scale = max(1, round(tile / max(height, width)))
     tiles = ((x * 255 + (levels - 1) // 2) // (levels - 1)).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
-    height, width = height * scale + GAP, width * scale + GAP
+    height, width = height * scale + GAP + room, width * scale + GAP
     page = np.zeros((rows * height - GAP, columns * width - GAP, channels + 1), np.uint8)
     for i, tile in enumerate(tiles):
         top, left = i // columns * height, i % columns * width
         page[top : top + tile.shape[0], left : left + tile.shape[1], :channels] = tile
         page[top : top + tile.shape[0], left : left + tile.shape[1], channels] = 255
     return Image.fromarray(page, "LA" if channels == 1 else "RGBA")
+
+
+def rgb(x: Tensor, levels: int) -> Tensor:
+    """Integer images as uint8 [n, 3, H, W]; of any but one or three channels, these side by side in grey: [n, 3, H, C W]."""
+    if x.shape[1] not in (1, 3):
+        x = x.transpose(1, 2).flatten(2).unsqueeze(1)
+    x = (x.detach().cpu().long() * 255 + (levels - 1) // 2) // (levels - 1)
+    return x.to(torch.uint8).expand(-1, 3, -1, -1)
+
+
+def heat(values: Tensor, low: float, high: float) -> Tensor:
+    """Maps [n, H, W] as colours uint8 [n, 3, H, W]: dark at ``low`` and below, bright at ``high`` and above."""
+    from matplotlib import colormaps
+
+    share = ((values.detach().cpu().double() - low) / max(high - low, 1e-12)).clamp(0, 1)
+    return torch.from_numpy(colormaps["magma"](share.numpy(), bytes=True)[..., :3].copy()).permute(0, 3, 1, 2)
+
+
+def save_labelled(
+    images: Tensor, path: Path, titles: list[str], captions: list[str] | None = None, tile: int = TILE,
+    bar: tuple[float, float, str] | None = None,
+) -> None:  # fmt: skip
+    """Colours uint8 [n, 3, H, W] in rows of ``len(titles)`` tiles of about ``tile`` pixels, with words around them.
+
+    A title stands over its column and over the empty ones after it, which are set apart from the others. A caption stands
+    under its image. ``bar`` (low, high, label of the high end) is the scale of ``heat``, below.
+    """
+    columns, line, apart = len(titles), 18, 10
+    tiles = grid(images, 256, columns, tile, line if captions else 0).convert("RGBA")
+    width, height = (tiles.width + GAP) // columns, (tiles.height + GAP) // ceil(len(images) / columns)
+    left = [i * width + apart * sum(map(bool, titles[1 : i + 1])) for i in range(columns)]
+    words = max(x + ceil(_font(12).getlength(title)) for x, title in zip(left, titles, strict=True))
+    page = Image.new("RGBA", (max(left[-1] + width - GAP, words), line + tiles.height + (40 if bar else 0)))
+    draw = ImageDraw.Draw(page)
+    for i, (x, title) in enumerate(zip(left, titles, strict=True)):
+        page.paste(tiles.crop((i * width, 0, (i + 1) * width - GAP, tiles.height)), (x, line))
+        draw.text((x, 0), title, INK, _font(12))
+    for i, caption in enumerate(captions or []):
+        row, column = divmod(i, columns)
+        draw.text((left[column] + (width - GAP) // 2, (row + 1) * height - GAP + 2), caption, INK, _font(11), anchor="ma")
+    if bar:
+        low, high, label = bar
+        top, length = page.height - 30, min(256, page.width)
+        ramp = heat(torch.linspace(low, high, length).expand(1, 10, length), low, high)[0]
+        page.paste(Image.fromarray(ramp.permute(1, 2, 0).contiguous().numpy()), (0, top))
+        draw.text((0, top + 13), f"{low:.3g}", INK, _font(11))
+        draw.text((length, top + 13), label, INK, _font(11), anchor="ra")
+    _write(page, path)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The letters of the figures."""
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def save_histograms(sets: dict[str, Tensor], path: Path, xlabel: str, title: str) -> None:
+    """Two sets of numbers [n] as densities over the same bins; the first and last bin also hold what lies beyond them."""
+    together = torch.cat(list(sets.values())).double()
+    together = together[together.isfinite()]
+    low, high = np.quantile(together.numpy(), [0.002, 0.998]) if len(together) else (0.0, 1.0)
+    bins = np.linspace(low, max(high, low + 1e-6), 61)
+    figure, (axis,) = _figure(1, 4.3, 2.8)
+    for (name, values), colour in zip(sets.items(), (BLUE, ORANGE), strict=True):
+        inside = np.clip(np.nan_to_num(values.numpy(), nan=high, posinf=high, neginf=low), bins[0], bins[-1])
+        density, _ = np.histogram(inside, bins, density=True)
+        axis.stairs(density, bins, fill=True, color=colour, alpha=0.3)
+        axis.stairs(density, bins, color=colour, linewidth=1.5, label=name)
+    axis.set(xlabel=xlabel, yticks=[])
+    axis.set_title(title, fontsize=10)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.legend(frameon=False, labelcolor="linecolor")
+    _write(figure, path)
 
 
 def save_points(panels: dict[str, Tensor], path: Path, bins: int = 160) -> None:
@@ -87,12 +168,15 @@ def save_curves(curves: dict[str, tuple], path: Path, xlabel: str, ylabel: str) 
     _write(figure, path)
 
 
-def _figure(panels: int, inches: float):
-    """A figure without pyplot, which would keep it alive and is not made for threads."""
+def _figure(panels: int, inches: float, height: float | None = None):
+    """A transparent figure without pyplot, which would keep it alive and is not made for threads."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(inches * panels, inches), dpi=120, layout="constrained")
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    inks = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color", "xtick.color", "ytick.color")
+    with rc_context(dict.fromkeys(inks, INK) | {"figure.facecolor": "none", "axes.facecolor": "none"}):
+        figure = Figure(figsize=(inches * panels, height or inches), dpi=120, layout="constrained")
+        return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
 def _write(picture, path: Path) -> None:

@@ -117,6 +117,12 @@ class Statistics:
         return sqrt(max(variance, 0.0) / self.count)
 
 
+def evenly_spaced(count: int, num: int | None) -> Tensor:
+    """Indices of ``num`` of ``count`` examples (None, or more than there are: all), so that no class of a sorted set is missed."""
+    num = count if num is None else min(num, count)
+    return torch.arange(num) * count // num
+
+
 def record(metric: str, value: float, stderr: float | None, unit: str, kind: str, count: int, **extra) -> dict:
     """One number as a statement; ``evaluate`` adds what made it. ``extra`` fields that are None are left out."""
     fields = {"metric": metric, "value": value, "stderr": stderr, "unit": unit, "kind": kind, "count": count}
