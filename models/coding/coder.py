@@ -21,8 +21,7 @@ from models.build import ConfigError
 from models.contracts import DataSpec
 
 try:
-    from constriction.stream.model import Categorical
-    from constriction.stream.queue import RangeDecoder, RangeEncoder
+    from constriction import stream
 except ImportError as error:
     raise ImportError('evaluators=compress needs the package constriction: pip install -e ".[codec]"') from error
 
@@ -46,7 +45,7 @@ class Codable(Protocol):
         ...
 
 
-_TABLES = Categorical(perfect=False)
+_TABLES = stream.model.Categorical(perfect=False)
 
 
 def _probabilities(log_pmf: Tensor) -> numpy.ndarray:
@@ -57,7 +56,7 @@ class Encoder:
     """Collects values in ``content``."""
 
     def __init__(self):
-        self._stream = RangeEncoder()
+        self._stream = stream.queue.RangeEncoder()
 
     def __call__(self, values: Tensor, log_pmf: Tensor) -> None:
         self._stream.encode(values.to("cpu", torch.int32).contiguous().numpy(), _TABLES, _probabilities(log_pmf))
@@ -71,7 +70,7 @@ class Decoder:
     """Reads back what an Encoder collected. Raises ConfigError where these bits cannot come from these tables."""
 
     def __init__(self, content: bytes):
-        self._stream = RangeDecoder(numpy.frombuffer(content, "<u4").astype(numpy.uint32))
+        self._stream = stream.queue.RangeDecoder(numpy.frombuffer(content, "<u4").astype(numpy.uint32))
 
     def __call__(self, values: Tensor, log_pmf: Tensor) -> None:
         try:
