@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.autoregressive.masked_conv_cache import Spatial, pointwise
+from models.autoregressive.masked_conv_cache import Rows, Spatial, pointwise
 from models.contracts import CausalNet
 from models.nn.masked_conv import MaskedConv2d, share
 from models.nn.shifted_conv import down_shift
@@ -34,19 +34,13 @@ class GatedLayer(nn.Module):
         self.row = MaskedConv2d(inputs, 2 * outputs, (1, kernel), "A" if first else "B")
         self.out = MaskedConv2d(outputs, outputs, (1, 1), "B")
 
-    def down(self, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(v', link(u)) of a map that begins with the rows above it."""
-        u = self.column(v)
-        if bias is not None:
-            u = u + bias
-        return gate(u), self.link(u)
-
     def forward(self, v: Tensor, h: Tensor, bias_v: Tensor | None, bias_h: Tensor | None) -> tuple[Tensor, Tensor]:
-        v, side = self.down(F.pad(v, (0, 0, self.column.kernel_size[0] - 1, 0)), bias_v)
-        if bias_h is not None:
-            side = side + bias_h
+        u = self.column(F.pad(v, (0, 0, self.column.kernel_size[0] - 1, 0)))
+        u = u if bias_v is None else u + bias_v
+        side = self.link(u)
+        side = side if bias_h is None else side + bias_h
         g = self.out(gate(self.row(h) + side))
-        return v, g if self.first else h + g
+        return gate(u), g if self.first else h + g
 
 
 class GatedPixelCNN(CausalNet):
@@ -97,17 +91,31 @@ class GatedPixelCNN(CausalNet):
         return cache.step(x_prev, position)
 
 
+class CachedColumn:
+    """The vertical part of a layer, a row at a time; ``order`` is that of the horizontal part's outputs."""
+
+    def __init__(self, layer: GatedLayer, bias_v: Tensor | None, bias_h: Tensor | None, n: int, width: int, order: list[int]):
+        self.rows = Rows(layer.column.weight, n, width)
+        self.bias = layer.column.bias if bias_v is None else layer.column.bias + bias_v[..., 0].mT
+        self.link = layer.link.weight[order, :, 0, 0].T
+        self.side = 0.0 if bias_h is None else bias_h[:, order, :, 0].mT
+
+    def __call__(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """v' and what the horizontal part is given, from the row v [n, W, features] above."""
+        self.rows.write(v)
+        u = self.rows.add_to(self.bias)
+        return gate(u, -1), u @ self.link + self.side
+
+
 class Cache:
     """What Gated PixelCNN remembers between the positions of ``n`` samples: the vertical stack goes row by row."""
 
     def __init__(self, net: GatedPixelCNN, n: int, y: Tensor | None):
         self.groups, self.width = net.groups, net.shape[2]
-        self.net, self.biases = net, net.biases(y)
         self.image = Spatial([net.layers[0].row], n, self.width)
         self.inner = Spatial([layer.row for layer in net.layers[1:]], n, self.width)
-        self.above = [
-            layer.column.weight.new_zeros(n, layer.column.in_channels, layer.column.kernel_size[0], self.width)
-            for layer in net.layers
+        self.columns = [
+            CachedColumn(layer, *biases, n, self.width, self.inner.order) for layer, biases in zip(net.layers, net.biases(y))
         ]
         self.layers = list(zip(self.image.layers + self.inner.layers, (pointwise(layer.out, n) for layer in net.layers)))
         self.head = [pointwise(layer, n) for layer in net.head]
@@ -136,19 +144,11 @@ class Cache:
             self.image.end_pixel((column - 1) % self.width)
             self.inner.end_pixel((column - 1) % self.width)
         if column == 0:
-            first, *rest = self.down()
-            self.image.begin_row(first[None])
-            self.inner.begin_row(torch.stack(rest))
+            v, sides = self.image.finished_row()[0], []
+            for column_of_layer in self.columns:
+                v, side = column_of_layer(v)
+                sides.append(side)
+            self.image.begin_row(sides[0][None])
+            self.inner.begin_row(torch.stack(sides[1:]))
         self.image.begin_pixel(column)
         self.inner.begin_pixel(column)
-
-    def down(self) -> list[Tensor]:
-        """The vertical stack at the row that begins: what each layer adds to the horizontal one's [n, W, 2 width]."""
-        v, sides = self.image.finished_row(), []
-        for depth, (layer, (bias_v, bias_h)) in enumerate(zip(self.net.layers, self.biases)):
-            self.above[depth] = torch.cat([self.above[depth][:, :, 1:], v], 2)
-            v, side = layer.down(self.above[depth], bias_v)
-            if bias_h is not None:
-                side = side + bias_h
-            sides.append(side.squeeze(2).mT[..., self.inner.order])
-        return sides

@@ -49,6 +49,32 @@ class Pointwise:
         return torch.addmm(x, self.seen[group], self.matrices[group])
 
 
+class Rows:
+    """Convolutions ``weight`` [..., outputs, inputs, h, w] of whole rows [..., n, W, inputs], which go in one by one.
+
+    The output row is that of the latest input row, the last of the h that are kept. No rows, no kernel: h may be 0.
+    """
+
+    def __init__(self, weight: Tensor, n: int, width: int):
+        *_, inputs, height, self.kernel = weight.shape
+        self.shape = n, width
+        self.taps = [row.transpose(-1, -3).flatten(-3, -2).contiguous() for row in weight.unbind(-2)]
+        self.windows = [weight.new_zeros(*weight.shape[:-4], n * width, self.kernel * inputs)] * height
+
+    def write(self, row: Tensor) -> None:
+        if self.taps:
+            margin = self.kernel // 2
+            padded = F.pad(row, (0, 0, margin, margin)).flatten(-2)
+            windows = padded.unfold(-1, self.kernel * row.shape[-1], row.shape[-1]).flatten(-3, -2)
+            self.windows = [*self.windows[1:], windows]
+
+    def add_to(self, sides: Tensor | float) -> Tensor:
+        """``sides`` plus the output row: [..., n, W, outputs]."""
+        for windows, tap in zip(self.windows, self.taps):
+            sides = sides + (windows @ tap).unflatten(-2, self.shape)
+        return sides
+
+
 class Spatial:
     """L masked convolutions of one shape, all with the same owners; ``layers`` are their Pointwise parts."""
 
@@ -56,39 +82,33 @@ class Spatial:
         first = convs[0]
         self.order = sorted(range(len(first.outputs)), key=first.outputs.__getitem__)  # group by group
         weight = torch.stack([conv.masked_weight() for conv in convs])[:, self.order]
-        depth, outputs, inputs, *_ = weight.shape
-        self.width, self.first, self.last = width, first.left * inputs, (first.left + width) * inputs
-        self.above = weight[:, :, :, :-1].flatten(0, 1)  # [L outputs, inputs, rows, columns]
-        self.left = weight[:, :, :, -1, : first.left].permute(0, 3, 2, 1).flatten(1, 2)  # [L, columns inputs, outputs]
-        self.rows = weight.new_zeros(n, depth * inputs, first.above, width)
-        self.row = weight.new_zeros(depth, n, self.last)  # what lies left of the image, then the row
-        self.pixel = weight.new_ones(depth, n, 1 + inputs)
+        depth, outputs, self.inputs, *_ = weight.shape
+        self.margin = first.left * self.inputs
+        self.above = Rows(weight[:, :, :, :-1], n, width)
+        self.left = weight[:, :, :, -1, : first.left].permute(0, 3, 2, 1).flatten(1, 2).contiguous()
+        self.row = weight.new_zeros(depth, n, (first.left + width) * self.inputs)  # from left of the image on
+        self.pixel = weight.new_ones(depth, n, 1 + self.inputs)
         self.known = weight.new_zeros(depth, n, outputs)
         self.layers = [Pointwise(*parts) for parts in zip(convs, self.pixel, self.known)]
 
     def finished_row(self) -> Tensor:
-        """The inputs at the latest row, as a map [n, L inputs, 1, W]; zeros when there is none."""
-        row = self.row[:, :, self.first :].unflatten(2, (self.width, -1))
-        return row.permute(1, 0, 3, 2).flatten(1, 2)[:, :, None]
+        """The inputs at the latest row [L, n, W, inputs]; zeros when there is none."""
+        return self.row[:, :, self.margin :].unflatten(2, (-1, self.inputs))
 
     def begin_row(self, sides: Tensor | float = 0.0) -> None:
         """Take what lies above, and ``sides`` [L, n, W or 1, outputs] as further additions to the outputs of the row."""
-        if self.rows.shape[2]:
-            self.rows = torch.cat([self.rows[:, :, 1:], self.finished_row()], 2)
-            above = F.conv2d(self.rows, self.above, padding=(0, self.above.shape[3] // 2), groups=len(self.row))
-            sides = sides + above.squeeze(2).unflatten(1, (len(self.row), -1)).permute(1, 0, 3, 2)
-        self.line = sides.transpose(1, 2).transpose(0, 1).contiguous()  # [W, L, n, outputs]
+        self.above.write(self.finished_row())
+        self.line = self.above.add_to(sides).permute(2, 0, 1, 3).contiguous()  # [W, L, n, outputs]
 
     def begin_pixel(self, column: int) -> None:
         """Take what lies left of ``column``."""
-        left = self.row[:, :, column * (self.pixel.shape[2] - 1) :][:, :, : self.first]
-        torch.baddbmm(self.line[column], left, self.left, out=self.known)
+        begin = column * self.inputs
+        torch.baddbmm(self.line[column], self.row[:, :, begin : begin + self.margin], self.left, out=self.known)
 
     def end_pixel(self, column: int) -> None:
         """Keep the inputs of the finished pixel."""
-        inputs = self.pixel[:, :, 1:]
-        begin = self.first + column * inputs.shape[2]
-        self.row[:, :, begin : begin + inputs.shape[2]] = inputs
+        begin = self.margin + column * self.inputs
+        self.row[:, :, begin : begin + self.inputs] = self.pixel[:, :, 1:]
 
 
 def pointwise(conv: MaskedConv2d, n: int) -> Pointwise:

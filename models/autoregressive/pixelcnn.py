@@ -57,15 +57,15 @@ class PixelCNN(CausalNet):
             nn.init.zeros_(self.label.weight)
 
     def biases(self, y: Tensor | None) -> Tensor | list[None]:
-        """What the labels [B] add to each block: [blocks, B, width]."""
+        """What labels [B] add inside each block: [blocks, B, width, 1, 1]."""
         if self.label is None:
             return [None] * len(self.blocks)
-        return self.label(y).unflatten(1, (len(self.blocks), -1)).transpose(0, 1)
+        return self.label(y).unflatten(1, (len(self.blocks), -1)).transpose(0, 1)[..., None, None]
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.first(x)
         for block, bias in zip(self.blocks, self.biases(y)):
-            h = block(h, bias if bias is None else bias[:, :, None, None])
+            h = block(h, bias)
         for layer in self.head:
             h = layer(F.relu(h))
         return h
@@ -90,7 +90,7 @@ class Cache:
             (pointwise(block.shrink, n), conv, pointwise(block.grow, n)) for block, conv in zip(net.blocks, self.inner.layers)
         ]
         self.head = [pointwise(layer, n) for layer in net.head]
-        self.biases = 0.0 if y is None else net.biases(y)[:, :, None]
+        self.biases = 0.0 if y is None else net.biases(y)[..., 0].mT
 
     def step(self, x_prev: Tensor | None, position: int) -> Tensor:
         """Head parameters [n, P / groups] at ``position``; positions come in order."""
