@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
-from math import log
+from math import log, log2
 from pathlib import Path
 
 import numpy
@@ -233,7 +233,7 @@ def test_records_state_the_file(trained):
     assert found["coded_bpd"]["unit"] == found["coded_model_bpd"]["unit"] == "bits/dim"
     assert found["coded_model_bpd"]["value"] == pytest.approx(bits / (6 * 64), rel=1e-5)
     overhead = found["coded_overhead_bytes"]
-    assert overhead["value"] == pytest.approx(size - (bits + 6 * log(10, 2)) / 8, abs=0.01)
+    assert overhead["value"] == pytest.approx(size - (bits + 6 * log2(10)) / 8, abs=0.01)
     assert overhead["passed"] and overhead["value"] <= overhead["limit"] == pytest.approx(64 + bits / 8000, rel=1e-5)
     x, y = decoding.decode(trained, path)
     assert torch.equal(x, part.x) and torch.equal(y, part.y)
@@ -281,7 +281,7 @@ def test_a_foreign_file_is_refused(copied):
 def test_other_probabilities_are_never_silent(trained, monkeypatch):
     """What a machine with other arithmetic would do: the same model, another table."""
     pmf = MixtureLogistic.log_pmf
-    changed = lambda self, params, *rest: pmf(self, params * 1.01, *rest)  # noqa: E731
+    changed = lambda self, params, *rest: pmf(self, params * 1.01, *rest)
     monkeypatch.setattr(MixtureLogistic, "log_pmf", changed)
     with pytest.raises(ConfigError, match="does not decode to what was encoded: this machine"):
         decoding.decode(trained, trained / "compressed/test_ema.lpx")

@@ -13,10 +13,13 @@ import torch
 from callbacks.ema import weights_of
 from datamodules.base import DataModule
 from models.autoregressive import pixelcnnpp, pixelcnnpp_cache
+from models.autoregressive.model import Autoregressive
+from models.autoregressive.orders import Column
 from models.build import ConfigError, instantiate
 from models.contracts import GenerativeModel, Kind, Score
 from models.latent.vae import VAE
 from models.likelihoods import logistic
+from models.likelihoods.bernoulli import Bernoulli
 from models.nn.data_init import DataInitialized
 from models.nn.masked import MADE
 from models.objectives import importance_weighted
@@ -27,7 +30,7 @@ from models.transforms.conv1x1 import Conv1x1
 from models.transforms.coupling import Coupling
 from models.transforms.dequantize import UniformDequantization
 from models.transforms.planar import Planar
-from tests import test_data, test_latent
+from tests import test_compress, test_data, test_latent
 from tests.checks_causal import check_cache, check_causal
 from tests.conftest import build_model, compose, shaped
 from tests.laws import (
@@ -386,3 +389,31 @@ def draws_with_replacement(self, epoch):
 )
 def test_wrong_order_of_data(rows, law, monkeypatch):
     assert_caught(law, lambda: monkeypatch.setattr(DataModule, "_rows", rows))
+
+
+# --- coding ---------------------------------------------------------------------------------------------------------------
+
+
+def shows_what_is_not_known(self, x, y):
+    """The encoder has the whole image, so the net may as well be given it."""
+    for (token, params), values in zip(self.walk(x, y, 0, 0), self._tokens(x), strict=True):
+        yield values[:, 0], self.likelihood.log_pmf(params, token, 0)[..., 0, 0]
+
+
+def stays_arranged(self, x, y):
+    """What was decoded lies in the order of coding."""
+    arranged = self.order.arrange(x, self.order.permutation(0), self.order.shape).contiguous()
+    yield from shows_what_is_not_known(self, arranged, y)
+    x.copy_(arranged.view_as(x))
+
+
+@pytest.mark.parametrize(
+    "walk, law",
+    [
+        (shows_what_is_not_known, test_compress.test_a_net_that_sees_the_future_is_shown_none),
+        (stays_arranged, partial(test_compress.test_images_come_back_at_the_cost_of_their_score,
+                                 (2, 3, 4), 2, Bernoulli, Column, test_compress.Linear, False)),
+    ],
+)  # fmt: skip
+def test_wrong_walks_of_a_coder(walk, law, monkeypatch):
+    assert_caught(law, lambda: monkeypatch.setattr(Autoregressive, "code_walk", walk))
