@@ -16,7 +16,8 @@ SLOTS = ("order", "likelihood", "dequantization", "posterior", "prior", "sampler
 """Groups that a model uses by referring to them; choosing one that the model does not refer to is an error."""
 
 NOT_IDENTITY = (
-    "choices", "command", "evaluators", "other", "evaluate", "runs_dir", "tracker", "tiny", "paper", "debug", "hardware", "name",
+    "choices", "command", "evaluators", "other", "data@other", "evaluate", "runs_dir", "tracker", "tiny", "paper", "debug",
+    "hardware", "name",
 )  # fmt: skip
 """What does not change the bits of a run, and so does not change its name."""
 

@@ -35,7 +35,7 @@ def save_grid(images: Tensor, spec: DataSpec, path: Path, columns: int | None = 
         _write(grid(images, spec.levels, columns), path)
 
 
-def grid(images: Tensor, levels: int, columns: int | None = None, tile: int = TILE, room: int = 0) -> Image.Image:
+def grid(images: Tensor, levels: int, columns: int | None = None, size: int = TILE, room: int = 0) -> Image.Image:
     """Every pixel of [n, C, H, W] as a square of equal size; 0 is black and ``levels - 1`` white.
 
     One channel is grey, three are red, green and blue; the channels of any other image become grey tiles of their own.
@@ -48,7 +48,7 @@ def grid(images: Tensor, levels: int, columns: int | None = None, tile: int = TI
     n, channels, height, width = x.shape
     columns = min(n, columns or ceil(sqrt(n)))
     rows = ceil(n / columns)
-    scale = max(1, round(tile / max(height, width)))
+    scale = max(1, round(size / max(height, width)))
     tiles = ((x * 255 + (levels - 1) // 2) // (levels - 1)).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = height * scale + GAP + room, width * scale + GAP
@@ -77,16 +77,16 @@ def heat(values: Tensor, low: float, high: float) -> Tensor:
 
 
 def save_labelled(
-    images: Tensor, path: Path, titles: list[str], captions: list[str] | None = None, tile: int = TILE,
+    images: Tensor, path: Path, titles: list[str], captions: list[str] | None = None, size: int = TILE,
     bar: tuple[float, float, str] | None = None,
 ) -> None:  # fmt: skip
-    """Colours uint8 [n, 3, H, W] in rows of ``len(titles)`` tiles of about ``tile`` pixels, with words around them.
+    """Colours uint8 [n, 3, H, W] in rows of ``len(titles)`` tiles of about ``size`` pixels, with words around them.
 
     A title stands over its column and over the empty ones after it, which are set apart from the others. A caption stands
     under its image. ``bar`` (low, high, label of the high end) is the scale of ``heat``, below.
     """
     columns, line, apart = len(titles), 18, 10
-    tiles = grid(images, 256, columns, tile, line if captions else 0).convert("RGBA")
+    tiles = grid(images, 256, columns, size, line if captions else 0).convert("RGBA")
     width, height = (tiles.width + GAP) // columns, (tiles.height + GAP) // ceil(len(images) / columns)
     left = [i * width + apart * sum(map(bool, titles[1 : i + 1])) for i in range(columns)]
     words = max(x + ceil(_font(12).getlength(title)) for x, title in zip(left, titles, strict=True))
@@ -127,10 +127,12 @@ def save_histograms(sets: dict[str, Tensor], path: Path, xlabel: str, title: str
         density, _ = np.histogram(inside, bins, density=True)
         axis.stairs(density, bins, fill=True, color=colour, alpha=0.3)
         axis.stairs(density, bins, color=colour, linewidth=1.5, label=name)
-    axis.set(xlabel=xlabel, yticks=[])
-    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.tick_params(labelsize=8)
+    axis.set_yticks([])
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.legend(frameon=False, labelcolor="linecolor")
+    axis.legend(frameon=False, labelcolor="linecolor", fontsize=8)
     _write(figure, path)
 
 

@@ -45,9 +45,10 @@ def quantity(value: float | None, error: float | None = None) -> str:
 
 
 def label(record: dict) -> str:
-    """The metric and, for importance weights, how many."""
-    k = (record.get("settings") or {}).get("k")
-    return record["metric"] + (f" (k={k})" if k else "")
+    """The metric with what tells its records apart: how many importance weights, which other data."""
+    settings = record.get("settings") or {}
+    told = [f"{name}={settings[name]}" for name in ("k", "other") if settings.get(name)]
+    return record["metric"] + (f" ({', '.join(told)})" if told else "")
 
 
 def aligned(rows: list[list[str]], right: set[int], gap: str = "  ") -> list[str]:

@@ -118,7 +118,7 @@ class Statistics:
 
 
 def evenly_spaced(count: int, num: int | None) -> Tensor:
-    """Indices of ``num`` of ``count`` examples (None, or more than there are: all), so that no class of a sorted set is missed."""
+    """Indices of ``num`` of ``count`` examples (None or too many: all of them) that leave out no class of a sorted set."""
     num = count if num is None else min(num, count)
     return torch.arange(num) * count // num
 

@@ -62,7 +62,7 @@ class CostMap(Evaluator):
         low, high = min(0.0, float(mean.min())), float(mean.max())
         path = context.folder / "samples" / f"cost_map_{context.split}_{context.weights}.png"
         title, label = f"mean cost of a pixel ({context.split})", f"{high:.3g} {unit} a pixel"
-        save_labelled(heat(mean[None], low, high), path, [title], tile=256, bar=(low, high, label))
+        save_labelled(heat(mean[None], low, high), path, [title], size=256, bar=(low, high, label))
 
     def _draw_images(self, context: Context, unit: str) -> None:
         data = context.datamodule.split(context.split)[: self.num]

@@ -19,7 +19,7 @@ class Nearest(Evaluator):
     d(a, b) = sqrt(mean_i (a_i - b_i)^2) in levels, exact. Medians: ``nearest_sample_levels`` and, of images that were not
     trained on, ``nearest_data_levels``. Samples much closer than those are memorised training images; about as close, or
     farther, they are not. (Blurred or empty images are close to everything: look at the picture.) ``nearest_copies``
-    is the share of samples equal to a training image, its field ``data`` that of the split's images, which is above 0
+    is the share of samples equal to a training image, its field ``held_out`` that of the split's images, which is above 0
     where training and test set overlap. Training images count as stored: no flips or crops.
 
     The picture samples/nearest_SPLIT_WEIGHTS.png shows the ``rows`` samples that are closest, each with its ``neighbours``.
@@ -28,7 +28,7 @@ class Nearest(Evaluator):
 
     def __init__(self, num: int, neighbours: int, rows: int):
         if min(num, neighbours, rows) < 1:
-            raise ValueError(f"evaluators.nearest needs num, neighbours and rows of at least 1; got {num}, {neighbours} and {rows}")
+            raise ValueError(f"evaluators.nearest: num, neighbours and rows must be at least 1; got {num}, {neighbours}, {rows}")
         self.num, self.neighbours, self.rows = num, neighbours, rows
 
     @torch.no_grad()
@@ -51,12 +51,11 @@ class Nearest(Evaluator):
             first = mine.argsort(dim=0, stable=True)[: self.rows]
             self._draw(context, samples[first], data.split("train").x[which[first]], distance[first])
         copies, overlap = (float((d == 0).double().mean()) for d in (mine, theirs))
+        error = sqrt(copies * (1 - copies) / len(mine))
         return [
             record("nearest_sample_levels", *median(mine), "levels", "estimate", len(mine)),
             record("nearest_data_levels", *median(theirs), "levels", "estimate", len(theirs)),
-            record(
-                "nearest_copies", copies, sqrt(copies * (1 - copies) / len(mine)), "share", "estimate", len(mine), held_out=overlap
-            ),
+            record("nearest_copies", copies, error, "share", "estimate", len(mine), held_out=overlap),
         ]
 
     def _sample(self, context: Context) -> Tensor:

@@ -27,7 +27,7 @@ class OutOfDistribution(Evaluator):
     ``num`` evenly spaced examples of each (None: all), without labels. Every record names the ``other`` data and their
     ``other_sha256``; samples/out_of_distribution_OTHER_SPLIT_WEIGHTS.png shows both histograms.
 
-    ``other`` is a factory of a data module: its files are looked for under the run's own data root.
+    ``other`` is a factory of a data module: it is given the data root and the evaluation batch of the run's own.
     Raises ConfigError where the other data has another shape or other levels, and for a model that needs labels.
     """
 
@@ -39,7 +39,8 @@ class OutOfDistribution(Evaluator):
 
     @torch.no_grad()
     def __call__(self, context: Context) -> list[dict]:
-        spec, other = context.model.spec, self._make(root=str(context.datamodule.root))
+        spec, data = context.model.spec, context.datamodule
+        other = self._make(root=str(data.root), eval_batch_size=data.eval_batch_size)
         self.other = other.name
         if (other.spec.shape, other.spec.levels) != (spec.shape, spec.levels):
             raise ConfigError(
@@ -47,7 +48,7 @@ class OutOfDistribution(Evaluator):
                 f"{spec.levels}: choose data that fit, data@other=..."
             )
         about = {"other": other.name, "other_sha256": other.checksum(context.split)}
-        (mine, kind), (theirs, _) = (self._nats(context, data) for data in (context.datamodule, other))
+        (mine, kind), (theirs, _) = (self._nats(context, each) for each in (data, other))
         value, error = auroc(mine, theirs)
         in_bits = spec.levels is not None and Kind.UNNORMALIZED not in kind
         unit, suffix = ("bits/dim", "bpd") if in_bits else ("nats", "nats")
@@ -61,7 +62,7 @@ class OutOfDistribution(Evaluator):
             records.append(record(f"ood_{name}_{suffix}", mean, found.stderr, unit, kind.statement, found.count, **common))
         if context.rank == 0:
             path = context.folder / "samples" / f"out_of_distribution_{other.name}_{context.split}_{context.weights}.png"
-            shown = {f"{context.datamodule.name} (the run's)": cost(mine), f"{other.name} (other)": cost(theirs)}
+            shown = {f"{data.name} (the run's)": cost(mine), f"{other.name} (other)": cost(theirs)}
             label = f"{unit}, smaller is likelier" + (" (up to a constant)" if Kind.UNNORMALIZED in kind else "")
             save_histograms(shown, path, label, f"AUROC {value:.3f}" + (": the other data are likelier" if value < 0.5 else ""))
         return records

@@ -15,8 +15,8 @@ class Samples(Evaluator):
     """``num`` draws at each of ``temperatures``, always under one seed, to samples/WEIGHTS_tTEMPERATURE.png; no number.
 
     With labelled data draw i has label i mod classes, which unconditional models ignore. ``top_p`` below 1 draws every value
-    from the fewest levels that hold so much of its mass, and the file is called WEIGHTS_tTEMPERATURE_pTOPP.png. Raises ConfigError
-    where the model's ``sample`` has no such choice.
+    from the fewest levels that hold so much of its mass, and the file is called WEIGHTS_tTEMPERATURE_pTOPP.png. Raises
+    ConfigError where the model's ``sample`` has no such choice.
     """
 
     def __init__(self, num: int, temperatures: list[float], top_p: float = 1.0):
