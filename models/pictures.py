@@ -120,7 +120,8 @@ def save_histograms(sets: dict[str, Tensor], path: Path, xlabel: str, title: str
     together = torch.cat(list(sets.values())).double()
     together = together[together.isfinite()]
     low, high = np.quantile(together.numpy(), [0.002, 0.998]) if len(together) else (0.0, 1.0)
-    bins = np.linspace(low, max(high, low + 1e-6), 61)
+    count = round(2 * min(map(len, sets.values())) ** (1 / 3))  # Rice's rule
+    bins = np.linspace(low, max(high, low + 1e-6), max(count, 8) + 1)
     figure, (axis,) = _figure(1, 4.3, 2.8)
     for (name, values), colour in zip(sets.items(), (BLUE, ORANGE), strict=True):
         inside = np.clip(np.nan_to_num(values.numpy(), nan=high, posinf=high, neginf=low), bins[0], bins[-1])

@@ -311,7 +311,7 @@ def beside(folder, run_data=Digits, model=None) -> Context:
 
 def test_digits_are_told_from_inverted_digits_and_the_failure_is_shown(tmp_path, monkeypatch):
     titles = []
-    keep = lambda sets, path, xlabel, title: titles.append(title)  # noqa: E731
+    keep = lambda sets, path, xlabel, title: titles.append(title)
     monkeypatch.setattr("models.evaluators.out_of_distribution.save_histograms", keep)
     evaluator = OutOfDistribution(other(Inverted), None)
     here = beside(tmp_path)

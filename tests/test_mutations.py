@@ -17,6 +17,7 @@ from models.autoregressive.model import Autoregressive
 from models.autoregressive.orders import Column
 from models.build import ConfigError, instantiate
 from models.contracts import GenerativeModel, Kind, Score
+from models.evaluators.nearest import nearest
 from models.latent.vae import VAE
 from models.likelihoods import logistic
 from models.likelihoods.bernoulli import Bernoulli
@@ -30,7 +31,7 @@ from models.transforms.conv1x1 import Conv1x1
 from models.transforms.coupling import Coupling
 from models.transforms.dequantize import UniformDequantization
 from models.transforms.planar import Planar
-from tests import test_compress, test_data, test_latent
+from tests import test_compress, test_data, test_evaluators_autoregressive, test_latent
 from tests.checks_causal import check_cache, check_causal
 from tests.conftest import build_model, compose, shaped
 from tests.laws import (
@@ -417,3 +418,25 @@ def stays_arranged(self, x, y):
 )  # fmt: skip
 def test_wrong_walks_of_a_coder(walk, law, monkeypatch):
     assert_caught(law, lambda: monkeypatch.setattr(Autoregressive, "code_walk", walk))
+
+
+def loses_ties(positive, negative):
+    above, below = (sign * positive[:, None] > sign * negative for sign in (1, -1))
+    error = (above.double().mean(1).var() / len(positive) + below.double().mean(0).var() / len(negative)) ** 0.5
+    return float(above.double().mean()), float(error)
+
+
+def keeps_the_last_batch(queries, batches, k):
+    return nearest(queries, batches[-1:], k)
+
+
+@pytest.mark.parametrize(
+    "name, mistake, law",
+    [
+        ("auroc", loses_ties, lambda tests: tests.test_auroc_is_sklearns_and_its_error_delongs(0.0)),
+        ("nearest", keeps_the_last_batch, lambda tests: tests.test_nearest_is_exact(256)),
+    ],
+)
+def test_wrong_comparisons_of_two_sets(name, mistake, law, monkeypatch):
+    tests = test_evaluators_autoregressive
+    assert_caught(lambda: law(tests), lambda: monkeypatch.setattr(tests, name, mistake))
