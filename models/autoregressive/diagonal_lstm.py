@@ -38,11 +38,10 @@ class DiagonalBiLSTM(nn.Module):
         self.label = nn.Embedding(classes, 8 * len(cells)) if classes else None
         if classes:
             nn.init.zeros_(self.label.weight)
-        places = torch.arange(self.shape[0] * self.shape[1]).view(self.shape)
-        diagonal = (places // self.shape[1] + places % self.shape[1]).flatten()
-        self.sizes = diagonal.bincount().tolist()
-        sort = diagonal.argsort(stable=True)
-        order = torch.stack([places.flatten()[sort], places.flip(1).flatten()[sort]])
+        height, width = self.shape
+        self.sizes = [min(d + 1, height, width, height + width - 1 - d) for d in range(height + width - 1)]
+        pixels = sorted(range(height * width), key=lambda pixel: sum(divmod(pixel, width)))
+        order = torch.tensor([pixels, [pixel - 2 * (pixel % width) + width - 1 for pixel in pixels]])
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("inverse", order.argsort(1), persistent=False)
 
