@@ -12,7 +12,7 @@ import torch
 
 from callbacks.ema import weights_of
 from datamodules.base import DataModule
-from models.autoregressive import pixelcnnpp, pixelcnnpp_cache
+from models.autoregressive import masked_conv_cache, pixelcnnpp, pixelcnnpp_cache
 from models.autoregressive.model import Autoregressive
 from models.autoregressive.orders import Column
 from models.build import ConfigError, instantiate
@@ -23,6 +23,7 @@ from models.likelihoods import logistic
 from models.likelihoods.bernoulli import Bernoulli
 from models.nn.data_init import DataInitialized
 from models.nn.masked import MADE
+from models.nn.masked_conv import MaskedConv2d
 from models.objectives import importance_weighted
 from models.seeding import generator
 from models.transforms.actnorm import ActNorm
@@ -440,3 +441,66 @@ def keeps_the_last_batch(queries, batches, k):
 def test_wrong_comparisons_of_two_sets(name, mistake, law, monkeypatch):
     tests = test_evaluators_autoregressive
     assert_caught(lambda: law(tests), lambda: monkeypatch.setattr(tests, name, mistake))
+
+
+# --- masked convolutions --------------------------------------------------------------------------------------------------
+
+MASKED = pytest.mark.parametrize("model", ["model=pixelcnn", "model=gated_pixelcnn"])
+WIDE = ["model.net.width=24", "model.net.head_width=48"]
+
+
+def shows_the_pixel_itself(monkeypatch) -> None:
+    """Mask B in the first layer."""
+    init = MaskedConv2d.__init__
+    monkeypatch.setattr(MaskedConv2d, "__init__", lambda self, inputs, outputs, kernel, mask: init(self, inputs, outputs, kernel, "B"))
+
+
+def shows_later_channels(monkeypatch) -> None:
+    """Mask B lets the green features see the blue ones."""
+    init = MaskedConv2d.__init__
+
+    def swapped(self, inputs, outputs, kernel, mask):
+        init(self, inputs, [min(owner + 1, 2) for owner in outputs] if mask == "B" else outputs, kernel, mask)
+
+    monkeypatch.setattr(MaskedConv2d, "__init__", swapped)
+
+
+@MASKED
+@pytest.mark.parametrize("plant", [shows_the_pixel_itself, shows_later_channels])
+def test_wrong_masks(model, plant, monkeypatch):
+    with monkeypatch.context() as patch:
+        law = lambda: check_causal(tiny(model, *WIDE, shape=(3, 2, 2)).net, (3, 2, 2), sees_all=False)  # noqa: E731
+        assert_caught(law, lambda: plant(patch), "is not before it")
+    law = partial(normalized, model, *WIDE, shape=(3, 1, 1), scale=0.3)
+    assert_caught(law, lambda: plant(monkeypatch), "probabilities sum to")
+
+
+def skips(cls, name, skipped):
+    """A method that does nothing at the calls whose number or arguments ``skipped`` names."""
+
+    def plant(monkeypatch):
+        original, calls = getattr(cls, name), {}
+
+        def stale(self, *args):
+            calls[id(self)] = calls.get(id(self), 0) + 1
+            return None if skipped(calls[id(self)], *args) else original(self, *args)
+
+        monkeypatch.setattr(cls, name, stale)
+
+    return plant
+
+
+@MASKED
+@pytest.mark.parametrize(
+    "plant",
+    [
+        skips(masked_conv_cache.Spatial, "end_pixel", lambda call, column: column == 5),
+        skips(masked_conv_cache.Spatial, "begin_pixel", lambda call, column: call == 7),
+        skips(masked_conv_cache.Rows, "write", lambda call, row: call == 3),
+    ],
+    ids=["a pixel", "the pixels to the left", "a row"],
+)
+def test_a_stale_cache_of_masked_convolutions(model, plant, monkeypatch):
+    net = tiny(model, *WIDE, shape=(1, 8, 8), levels=17).net
+    reals = 2 * torch.rand(2, 1, 8, 8, dtype=torch.float64) - 1
+    assert_caught(lambda: check_cache(net, reals), lambda: plant(monkeypatch), "not close")
