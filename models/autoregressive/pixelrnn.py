@@ -100,7 +100,7 @@ class Cache:
         x = self.image.layers[0](group)
         for layer, up in enumerate(self.ups):
             self.states.step(layer, group, x, out=up.inputs[group])
-            x = up.added_to(x, group)
+            x = x + up(group)
         return x
 
     def _begin_pixel(self, row: int, column: int) -> None:
