@@ -12,7 +12,7 @@ import torch
 
 from callbacks.ema import weights_of
 from datamodules.base import DataModule
-from models.autoregressive import masked_conv_cache, pixelcnnpp, pixelcnnpp_cache
+from models.autoregressive import diagonal_lstm, masked_conv_cache, pixelcnnpp, pixelcnnpp_cache, pixelrnn, row_lstm, transformer
 from models.autoregressive.model import Autoregressive
 from models.autoregressive.orders import Column
 from models.build import ConfigError, instantiate
@@ -21,6 +21,7 @@ from models.evaluators.nearest import nearest
 from models.latent.vae import VAE
 from models.likelihoods import logistic
 from models.likelihoods.bernoulli import Bernoulli
+from models.nn.attention import CausalAttention
 from models.nn.data_init import DataInitialized
 from models.nn.masked import MADE
 from models.nn.masked_conv import MaskedConv2d
@@ -504,3 +505,85 @@ def test_a_stale_cache_of_masked_convolutions(model, plant, monkeypatch):
     net = tiny(model, *WIDE, shape=(1, 8, 8), levels=17).net
     reals = 2 * torch.rand(2, 1, 8, 8, dtype=torch.float64) - 1
     assert_caught(lambda: check_cache(net, reals), lambda: plant(monkeypatch), "not close")
+
+
+def test_a_direction_from_the_right_that_stays_in_its_row(monkeypatch):
+    """Not moved down, its states have seen what lies right of the pixel."""
+
+    def law():
+        check_causal(tiny("model=pixelrnn_diagonal", shape=(1, 4, 4)).net, (1, 4, 4), sees_all=False)
+
+    with monkeypatch.context() as patch:
+        assert_caught(law, lambda: patch.setattr(diagonal_lstm, "down_shift", lambda x: x), "is not before it")
+    law = partial(normalized, "model=pixelrnn_diagonal", scale=0.5)
+    assert_caught(law, lambda: monkeypatch.setattr(diagonal_lstm, "down_shift", lambda x: x), "probabilities sum to")
+
+
+@pytest.mark.parametrize(
+    "model, plant",
+    [
+        ("model=pixelrnn_row", skips(row_lstm.RowStates, "begin_row", lambda call, row: row == 3)),
+        ("model=pixelrnn_row", skips(row_lstm.RowStates, "step", lambda call, *rest: call == 9)),
+        ("model=pixelrnn_diagonal", skips(diagonal_lstm.DiagonalStates, "_run_from_the_right", lambda call: call == 3)),
+        ("model=pixelrnn_diagonal", skips(diagonal_lstm.DiagonalStates, "end_pixel", lambda call, column: column == 3)),
+        ("model=pixelrnn_diagonal", skips(diagonal_lstm.DiagonalStates, "step", lambda call, *rest: call == 9)),
+        ("model=pixelrnn_diagonal", skips(pixelrnn.Cache, "_visit_margin", lambda call: call == 3)),
+    ],
+    ids=["the row above", "a state", "the other direction", "a pixel", "a state on the diagonal", "the margin"],
+)
+def test_a_stale_state(model, plant, monkeypatch):
+    net = tiny(model, scale=0.3, shape=(1, 5, 5), levels=17).net
+    reals = 2 * torch.rand(2, 1, 5, 5, dtype=torch.float64) - 1
+    assert_caught(lambda: check_cache(net, reals), lambda: plant(monkeypatch), "not close")
+
+
+# --- the transformer -----------------------------------------------------------------------------------------------------
+
+
+def transformer_in_blocks():
+    return tiny("model=image_transformer", "model.net.block=4", shape=(1, 16, 1), scale=0.3).net
+
+
+def is_causal() -> None:
+    check_causal(transformer_in_blocks(), (1, 16, 1), sees_all=False)
+
+
+@pytest.mark.parametrize("law, message", [
+    (is_causal, "is not before it"), (partial(normalized, "model=image_transformer", scale=0.3), "probabilities sum to"),
+])  # fmt: skip
+def test_a_transformer_that_forgets_the_shift(law, message, monkeypatch):
+    assert_caught(law, lambda: monkeypatch.setattr(transformer, "shift", lambda values: values), message)
+
+
+def test_attention_that_sees_the_rest_of_its_block(monkeypatch):
+    original = CausalAttention.__init__
+
+    def leaky(self, *sizes):
+        original(self, *sizes)
+        self.mask.fill_(True)
+
+    assert_caught(is_causal, lambda: monkeypatch.setattr(CausalAttention, "__init__", leaky), "is not before it")
+
+
+def keeps_an_old_key(memory, before, position):
+    if position == 2:
+        memory[0, :, 2] = memory[0, :, 1]
+
+
+def forgets_to_move_a_block(memory, before, position):
+    if position == 12:
+        memory[:, :, :4] = before[:, :, :4]
+
+
+@pytest.mark.parametrize("spoil", [keeps_an_old_key, forgets_to_move_a_block])
+def test_a_stale_memory_of_keys(spoil, monkeypatch):
+    step = CausalAttention.step
+
+    def stale(self, x, memory, position):
+        before = memory.clone()
+        output = step(self, x, memory, position)
+        spoil(memory, before, position)
+        return output
+
+    net, reals = transformer_in_blocks(), torch.randn(2, 1, 16, 1, dtype=torch.float64)
+    assert_caught(lambda: check_cache(net, reals), lambda: monkeypatch.setattr(CausalAttention, "step", stale), "not close")

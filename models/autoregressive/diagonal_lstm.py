@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.autoregressive.masked_conv_cache import Spatial
 from models.nn.lstm_cell import lstm_cell, zero_states
 from models.nn.masked_conv import MaskedConv2d
+from models.nn.shifted_conv import down_shift
 
 
 class DiagonalBiLSTM(nn.Module):
@@ -51,10 +52,10 @@ class DiagonalBiLSTM(nn.Module):
             gates = [gate + label[:, :, None, None] for gate, label in zip(gates, self.label(y).chunk(2, 1))]
         gates = [gate.flatten(2).permute(2, 0, 1)[order] for gate, order in zip(gates, self.order)]
         states = self._scan(torch.stack(gates))
-        left, right = (side[inverse] for side, inverse in zip(states, self.inverse))
-        width = self.shape[1]
-        states = left + F.pad(right, (0, 0, 0, 0, width, -width))
-        return states.unflatten(0, self.shape).permute(2, 3, 0, 1)
+        left, right = (
+            side[inverse].unflatten(0, self.shape).permute(2, 3, 0, 1) for side, inverse in zip(states, self.inverse)
+        )
+        return left + down_shift(right)
 
     def _scan(self, gates: Tensor) -> Tensor:
         """Gates [2, H W, B, 4 h] to states [2, H W, B, h], sorted by diagonal and, within it, by row."""

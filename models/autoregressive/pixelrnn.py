@@ -99,7 +99,7 @@ class Cache:
     def _features(self, group: int) -> Tensor:
         x = self.image.layers[0](group)
         for layer, up in enumerate(self.ups):
-            self.states.step(layer, group, x, out=up.inputs[group])
+            self.states.step(layer, group, x, up.inputs[group])
             x = x + up(group)
         return x
 
