@@ -125,10 +125,11 @@ def test_multi_scale_has_the_stated_parts():
 
 def test_continuous_data_is_scored_exactly():
     spec = DataSpec((1, 2, 2), None)
-    model = Flow(spec, None, None, multi_scale(1), LearnedNormal, False)
+    model = Flow(spec, UniformDequantization(None), Rescale(2.0, -0.5), multi_scale(1), LearnedNormal, False)
     x = torch.randn(64, 1, 2, 2)
     initialize(model, x)
-    assert model(x).kind is Kind.EXACT
+    score = model(x)
+    assert score.kind is Kind.EXACT and set(score.terms) == {"logdet/0", "base"}
     assert model.sample(5).is_floating_point()
     torch.testing.assert_close(model.decode(model.encode(x)), x, rtol=0, atol=1e-4)
 

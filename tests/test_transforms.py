@@ -219,7 +219,6 @@ def test_residuals_are_standard_normal_under_the_split():
         (lambda: Coupling(1, net, Additive), "two channels"),
         (lambda: Split(1, ConvNormal), "two channels"),
         (lambda: Sequential([Split(2, ConvNormal)]), "Split is none"),
-        (lambda: UniformDequantization(None), "dequantization=null"),
         (lambda: Rescale(0.0, 1.0), "positive"),
     ],
 )

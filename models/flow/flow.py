@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,14 @@ from models.transforms.split import Split
 class Flow(GenerativeModel):
     """log p(v) = log p_base(z) + sum_i contribution_i over reals v, and P(x) = E_v|x [p(v) / q(v | x)] over integers x.
 
-    ``dequantization`` maps integers to v in [0, 1] (None for continuous data), ``preprocess`` (or None) moves v to the flow's
-    range, ``architecture(shape)`` makes the transforms and says what shape is left for ``base(shape)``; if
-    ``conditional``, for ``base(shape, classes=...)``, which then depends on the labels. With dequantization the score
-    is a WEIGHT: exp(nats) is an unbiased estimate of P(x), its mean a lower bound. Mass that p puts outside the data's
-    cube is lost, so the P(x) sum to at most 1.
+    ``dequantization`` maps integers to v in [0, 1], ``preprocess`` (or None) moves v to the flow's range: continuous data
+    (``levels: null``) are scored as they are, without either. ``architecture(shape)`` makes the transforms and says what
+    shape is left for ``base(shape)``; if ``conditional``, for ``base(shape, classes=...)``, which then depends on the
+    labels. With dequantization the score is a WEIGHT: exp(nats) is an unbiased estimate of P(x), its mean a lower bound.
+    Mass that p puts outside the data's cube is lost, so the P(x) sum to at most 1.
 
     Latents are a list, one entry for each Split in the order of encoding and the top last, each the standardised
-    residual of its distribution: independent standard normals under the model. Labels y [B] are needed if
+    residual of its distribution: under the model, independent draws of the standard normal or logistic. Labels y [B] are needed if
     ``conditional`` (ValueError) and ignored otherwise.
     """
 
@@ -32,15 +33,19 @@ class Flow(GenerativeModel):
         spec: DataSpec,
         dequantization: UniformDequantization | None,
         preprocess: Bijection | None,
-        architecture: Callable[[tuple[int, int, int]], tuple[list[Transform], tuple[int, int, int]]],
+        architecture: Callable[[tuple[int, int, int]], tuple[list[Transform], tuple[int, ...]]],
         base: Callable[..., Conditional],
         conditional: bool,
     ):
         super().__init__()
-        if spec.levels is not None and dequantization is None:
+        if spec.levels is None:
+            dequantization = preprocess = None
+        elif dequantization is None:
             raise ValueError("a flow is a density over reals and these data are integers: choose dequantization=uniform")
         if conditional and spec.classes is None:
             raise ValueError("conditional=true needs labels, and these data have none")
+        if conditional and "classes" not in signature(base).parameters:
+            raise ValueError("conditional=true needs a base with labels: model.base._target_=models.distributions.bases.LearnedNormal")
         self.spec, self.conditional = spec, conditional
         self.dequantization = dequantization
         transforms, shape = architecture(spec.shape)
@@ -94,10 +99,14 @@ class Flow(GenerativeModel):
     @torch.no_grad()
     def decode(self, latents: list[Tensor | None], y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """x from its latents. An entry that is None (but not the top) is drawn at ``temperature``."""
+        return self._integers(self.decode_continuous(latents, y, temperature))
+
+    def decode_continuous(self, latents: list[Tensor | None], y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """The reals v [B, C, H, W] that ``decode`` rounds."""
         *residuals, top = latents
         if len(residuals) != self.num_splits:
             raise ValueError(f"this flow has {self.num_splits + 1} latents; got {len(latents)}")
-        return self._integers(self._invert(self.base(self._context(y)).place(top), residuals, y, temperature))
+        return self._invert(self.base(self._context(y)).place(top), residuals, y, temperature)
 
     @property
     def num_splits(self) -> int:

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from models.contracts import Bijection
-from models.nn.masked import MADE
+from models.nn.masked import MADE, Walk
 from models.transforms.maps import ScalarMap
 
 
 class MaskedAutoregressive(Bijection):
     """z_d = f(x_d; net(x_<d, context)), log |det dz/dx| = sum_d log f'(x_d), over vectors [B, D].
 
-    Forward (data -> base) is one pass of a MADE and the inverse takes D of them: the masked autoregressive flow
-    (Papamakarios et al. 2017, arXiv:1705.07057), cheap where densities of given points are needed: data and priors.
+    Forward (data -> base) is one pass of a MADE and the inverse goes number by number, each hidden unit computed once: the
+    masked autoregressive flow (Papamakarios et al. 2017, arXiv:1705.07057), cheap where densities of given points are
+    needed: data and priors.
     ``scalar_map()`` makes f; ``context_dim`` 0 means no context. The net's last layer starts at zero.
     """
 
@@ -39,17 +40,18 @@ class MaskedAutoregressive(Bijection):
         return z, log_slope.sum(1)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = torch.zeros_like(z)
-        for place in range(z.shape[1]):
-            candidate, log_slope = self.scalar_map.inverse(z, self.net(x, context).flatten(1))
-            x = torch.where(self.net.order == place, candidate, x)
-        return x, log_slope.sum(1)
+        walk, x, log_slopes = Walk(self.net, len(z), context), [], []
+        for place, value in enumerate(z.split(1, 1)):
+            value, log_slope = self.scalar_map.inverse(value, walk.step(place, x[-1] if x else None))
+            x.append(value)
+            log_slopes.append(log_slope)
+        return torch.cat(x, 1), torch.cat(log_slopes, 1).sum(1)
 
 
 class InverseAutoregressive(MaskedAutoregressive):
     """The same step read backwards: x_d = f(z_d; net(z_<d, context)).
 
-    The inverse (base -> data) is one pass and forward takes D: the inverse autoregressive flow (Kingma et al. 2016,
+    The inverse (base -> data) is one pass and forward goes number by number: the inverse autoregressive flow (Kingma et al. 2016,
     arXiv:1606.04934), cheap where draws and the density of those draws are needed: posteriors.
     """
 

@@ -20,13 +20,11 @@ class UniformDequantization(Transform):
     kind = Kind.WEIGHT
     term = "dequantize"
 
-    def __init__(self, levels: int):
+    def __init__(self, levels: int | None):
         super().__init__()
-        if levels is None:
-            raise ValueError("continuous data (levels: null) needs no dequantization: add ~dequantization model.dequantization=null")
-        self.levels = levels
+        self.levels = levels or 1  # continuous data (levels: null), which a Flow does not dequantize
         # K itself, and what carries the module's device and dtype
-        self.register_buffer("bins", torch.tensor(float(levels)), persistent=False)
+        self.register_buffer("bins", torch.tensor(float(self.levels)), persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         u = torch.rand(x.shape, dtype=self.bins.dtype, device=x.device)
