@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.nn.weight_norm import WeightNormConv2d
 from models.transforms.actnorm import LOG_SCALE_FACTOR, ActNorm
 
 
@@ -46,3 +50,59 @@ class GlowNet(nn.Module):
         h = torch.relu(self.norm1(self.conv1(x))[0])
         h = torch.relu(self.norm2(self.conv2(h))[0])
         return self.last(h)
+
+
+class MLP(nn.Module):
+    """Hidden layers of ReLUs between vectors: [B, in] -> [B, out]. The context is ignored."""
+
+    def __init__(self, in_features: int, out_features: int, hidden: Sequence[int]):
+        super().__init__()
+        sizes = [in_features, *hidden]
+        layers = [part for pair in zip(sizes, sizes[1:]) for part in (nn.Linear(*pair), nn.ReLU())]
+        self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], out_features))
+        nn.init.zeros_(self.net[-1].weight)
+        nn.init.zeros_(self.net[-1].bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.net(x)
+
+
+class PaddedConv2d(WeightNormConv2d):
+    """A weight-normalised 3x3 convolution of zero-padded images: [B, in, H, W] -> [B, out, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, (3, 3))
+
+    def linear_map(self, x, weight, bias):
+        return F.conv2d(x, weight, bias, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """h + conv(relu(conv(relu(h)))), both weight-normalised 3x3 convolutions of [B, width, H, W]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = PaddedConv2d(width, width)
+        self.conv2 = PaddedConv2d(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.conv2(torch.relu(self.conv1(torch.relu(h))))
+
+
+class ResNet(nn.Module):
+    """3x3 conv - ``num_blocks`` residual blocks - ReLU - 1x1 conv of zeros: [B, in, H, W] -> [B, out, H, W].
+
+    The nets of RealNVP, Dinh et al. 2016 (arXiv:1605.08803), sec. 3.6 and 4.1. Deviations: they also have batch normalisation,
+    whose work at the start weight normalisation's initialising batch does here, and a 1x1 skip from each block to the output;
+    the released ones see [x, -x] and their last layer does not start at zero. The context is ignored.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int, num_blocks: int):
+        super().__init__()
+        blocks = (ResidualBlock(width) for _ in range(num_blocks))
+        self.net = nn.Sequential(PaddedConv2d(in_channels, width), *blocks, nn.ReLU(), nn.Conv2d(width, out_channels, 1))
+        nn.init.zeros_(self.net[-1].weight)
+        nn.init.zeros_(self.net[-1].bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.net(x)

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from models.contracts import Bijection, sum_event
 from models.transforms.maps import ScalarMap
+from models.transforms.partitions import ChannelHalves, Partition
 
 
 class Coupling(Bijection):
-    """The first half of the channels moves the second: z = [a, f(b; net(a))] for x = [a, b], log-det sum log df/db.
+    """One half of x moves the other: z = [a, f(b; net(a))] for x = [a, b], log-det sum log df/db.
 
-    Dinh et al. 2014 (arXiv:1410.8516), sec. 3. ``scalar_map()`` makes f, ``conditioner(in_channels, out_channels)`` the net,
-    called as ``net(a, context)``. With an odd number of channels the second half is the larger. Which channels move is
-    the business of the permutation or 1x1 convolution before.
+    Dinh et al. 2014 (arXiv:1410.8516), sec. 3. ``partition(channels)`` says what is a and what is b: without it, the first and
+    the second half of the channels. ``scalar_map()`` makes f, ``conditioner(in_channels, out_channels)`` the net, called as
+    ``net(a, context)``.
     """
 
-    def __init__(self, channels: int, conditioner: Callable[[int, int], nn.Module], scalar_map: Callable[[], ScalarMap]):
+    def __init__(
+        self,
+        channels: int,
+        conditioner: Callable[[int, int], nn.Module],
+        scalar_map: Callable[[], ScalarMap],
+        partition: Callable[[int], Partition] = ChannelHalves,
+    ):
         super().__init__()
-        if channels < 2:
-            raise ValueError("a coupling needs at least two channels: squeeze first")
-        self.kept = channels // 2
+        self.partition = partition(channels)
         self.scalar_map = scalar_map()
-        self.net = conditioner(self.kept, self.scalar_map.num_params * (channels - self.kept))
+        self.net = conditioner(self.partition.seen_channels, self.scalar_map.num_params * self.partition.moved_channels)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        a, b = x[:, : self.kept], x[:, self.kept :]
-        b, log_slope = self.scalar_map(b, self.net(a, context))
-        return torch.cat([a, b], 1), sum_event(log_slope)
+        a, b = self.partition.split(x)
+        b, log_slope = self.scalar_map(b, self.partition.select(self.net(a, context)))
+        return self.partition.join(a, b), sum_event(log_slope)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        a, b = z[:, : self.kept], z[:, self.kept :]
-        b, log_slope = self.scalar_map.inverse(b, self.net(a, context))
-        return torch.cat([a, b], 1), sum_event(log_slope)
+        a, b = self.partition.split(z)
+        b, log_slope = self.scalar_map.inverse(b, self.partition.select(self.net(a, context)))
+        return self.partition.join(a, b), sum_event(log_slope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,3 +57,26 @@ class SigmoidAffine(ScalarMap):
         shift, h = self.unpack(params)
         log_scale = F.logsigmoid(h + 2)
         return z * (-log_scale).exp() - shift, -log_scale
+
+
+class TanhAffine(ScalarMap):
+    """z = x exp(s) + shift, s = scale * tanh(h), with one learned scale (RealNVP, Dinh et al. 2016, arXiv:1605.08803, sec. 3.2, 4.1).
+
+    |s| is at most that scale, which starts at 1.
+    """
+
+    num_params = 2
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        shift, h = self.unpack(params)
+        s = self.scale * torch.tanh(h)
+        return x * s.exp() + shift, s
+
+    def inverse(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        shift, h = self.unpack(params)
+        s = self.scale * torch.tanh(h)
+        return (z - shift) * (-s).exp(), -s

@@ -26,6 +26,18 @@ class ConvNormal(Conditional):
         return DiagonalNormal(*self.net(context).chunk(2, dim=1))
 
 
+class UnitNormal(Conditional):
+    """N(0, I) over [B, out, H, W] whatever a [B, in, H, W] is: RealNVP's prior of what it factors out."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.out_channels = out_channels
+
+    def forward(self, context: Tensor | None = None) -> DiagonalNormal:
+        zero = context.new_zeros(context.shape[0], self.out_channels, *context.shape[2:])
+        return DiagonalNormal(zero, zero)
+
+
 class Split(Transform):
     """x = [a, b] -> a, contribution log p(b | a) (Dinh et al. 2016, arXiv:1605.08803, sec. 3.6; learned p as in Glow's code).
 

@@ -1,0 +1,85 @@
+"""The scales of RealNVP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from models.contracts import Bijection, Transform
+from models.transforms.coupling import Coupling
+from models.transforms.maps import ScalarMap
+from models.transforms.partitions import ChannelHalves, Checkerboard, Partition
+from models.transforms.sequence import Sequential
+from models.transforms.split import Split
+from models.transforms.squeeze import Squeeze
+
+
+class DiagonalsFirst(Bijection):
+    """Squeezed channels (c, row, column) in the order 00, 11, 01, 10 of (row, column), c running within each; log-det 0.
+
+    So a split keeps the diagonal of each 2x2 block of every channel, not all of some channels (squeeze_2x2_ordered of the
+    released code, real_nvp_utils.py).
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        order = torch.arange(channels).view(-1, 4)[:, [0, 3, 1, 2]].T.flatten()
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x[:, self.order], x.new_zeros(x.shape[0])
+
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return z[:, self.back], z.new_zeros(z.shape[0])
+
+
+class RealNVPScales:
+    """Each scale: ``num_couplings`` over checkerboards, a squeeze, as many over channel halves, a split. The last scale:
+    ``num_last`` over checkerboards. Masks alternate.
+
+    Dinh et al. 2016 (arXiv:1605.08803), sec. 3.6: 3 and 4. A coupling's net is ``conditioner(in_channels, out_channels,
+    width=...)``, whose width starts at ``width`` and doubles with each squeeze, and ``norm(channels)`` follows each coupling.
+    """
+
+    def __init__(
+        self,
+        num_scales: int,
+        num_couplings: int,
+        num_last: int,
+        width: int,
+        conditioner: Callable[..., nn.Module],
+        scalar_map: Callable[[], ScalarMap],
+        norm: Callable[[int], Bijection],
+        split: Callable[[int], Split],
+    ):
+        self.num_scales, self.num_couplings, self.num_last, self.width = num_scales, num_couplings, num_last, width
+        self.conditioner, self.scalar_map, self.norm, self.split = conditioner, scalar_map, norm, split
+
+    def __call__(self, shape: tuple[int, int, int]) -> tuple[list[Transform], tuple[int, int, int]]:
+        """(transforms, shape of what is left) for images of ``shape``; ValueError if they cannot be halved so often."""
+        channels, height, width = shape
+        transforms: list[Transform] = []
+        for scale in range(self.num_scales - 1):
+            if height % 2 or width % 2:
+                raise ValueError(
+                    f"num_scales={self.num_scales} halves the sides {self.num_scales - 1} times, which {tuple(shape)} images "
+                    f"allow {scale} times: set num_scales to at most {scale + 1}, or choose data whose sides have more factors of 2"
+                )
+            before = self._couplings(self.num_couplings, channels, Checkerboard, self.width * 2**scale)
+            channels, height, width = 4 * channels, height // 2, width // 2
+            after = self._couplings(self.num_couplings, channels, ChannelHalves, self.width * 2 ** (scale + 1))
+            transforms += [Sequential([*before, Squeeze(), *after, DiagonalsFirst(channels)]), self.split(channels)]
+            channels = transforms[-1].kept
+        last = self._couplings(self.num_last, channels, Checkerboard, self.width * 2 ** (self.num_scales - 1))
+        return [*transforms, Sequential(last)], (channels, height, width)
+
+    def _couplings(self, count: int, channels: int, kind: Callable[..., Partition], width: int) -> list[Bijection]:
+        conditioner = partial(self.conditioner, width=width)
+        parts: list[Bijection] = []
+        for i in range(count):
+            parts += [Coupling(channels, conditioner, self.scalar_map, partial(kind, flip=i % 2 == 1)), self.norm(channels)]
+        return parts
