@@ -28,7 +28,9 @@ DEEP = {
     GatedPixelCNN: {"num_layers": 6, "width": 32, "head_width": 48, "kernel": 3},
 }
 BOTH = pytest.mark.parametrize("net", [PixelCNN, GatedPixelCNN])
-SHAPES = pytest.mark.parametrize("shape, groups", [((1, 4, 4), 1), ((3, 4, 4), 3), ((3, 4, 4), 1), ((2, 3, 5), 2), ((3, 5, 2), 3)])
+SHAPES = pytest.mark.parametrize(
+    "shape, groups", [((1, 4, 4), 1), ((3, 4, 4), 3), ((3, 4, 4), 1), ((2, 3, 5), 2), ((3, 5, 2), 3)]
+)  # fmt: skip
 
 
 def build(net, shape, groups=1, classes=None, out_channels=None, **sizes):
@@ -244,11 +246,11 @@ def test_labels_change_every_pixel(net):
 
 
 @pytest.mark.parametrize("net, sizes, message", [
-    (PixelCNN, {"num_blocks": 0}, "num_blocks of at least 1"),
+    (PixelCNN, {"num_blocks": 0}, "at least 1 num_blocks"),
     (PixelCNN, {"kernel": 1}, "kernels of at least 3"),
     (PixelCNN, {"first_kernel": 4}, "kernel of odd size"),
     (PixelCNN, {"width": 2}, "2 features cannot be shared among 3"),
-    (GatedPixelCNN, {"num_layers": 1}, "num_layers of at least 2"),
+    (GatedPixelCNN, {"num_layers": 1}, "at least 2 num_layers"),
     (GatedPixelCNN, {"kernel": 1}, "kernel of at least 3"),
     (GatedPixelCNN, {"kernel": 4}, "kernel of odd size"),
     (GatedPixelCNN, {"head_width": 1}, "1 features cannot be shared among 3"),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.autoregressive.masked_conv_cache import Rows, Spatial, pointwise
+from models.autoregressive.masked_conv_cache import MaskedConvCache, Rows, pointwise
 from models.contracts import CausalNet
 from models.nn.masked_conv import MaskedConv2d, share
 from models.nn.shifted_conv import down_shift
@@ -47,17 +47,17 @@ class GatedPixelCNN(CausalNet):
     """Head parameters at a pixel from all pixels above and to the left, and from the channels before its own.
 
     ``num_layers`` gated layers of ``width`` features and ``kernel`` taps, a 1x1 layer of ``head_width`` features and a 1x1
-    output, both with mask B after a ReLU. The vertical stack reads the image moved down by a row; the horizontal stack is masked,
-    its features shared among the ``groups`` channels. ``classes`` conditions both gates of every layer on y.
+    output, both with mask B and after a ReLU. The vertical stack, without masks, reads the image moved down by a row; the
+    horizontal one shares its features among the ``groups`` channels. ``classes`` conditions all gates on y.
 
-    The paper says nothing of what follows the last layer; the two 1x1 layers are PixelCNN's, with one ReLU layer less.
+    The paper does not say what follows the last layer: the two 1x1 layers are ours, after PixelCNN's.
     """
 
     def __init__(self, shape: tuple[int, int, int], out_channels: int, groups: int, classes: int | None,
                  num_layers: int, width: int, head_width: int, kernel: int):
         super().__init__()
         if num_layers < 2 or kernel < 3:
-            raise ValueError(f"Gated PixelCNN needs num_layers of at least 2 and a kernel of at least 3; got {num_layers} and {kernel}")
+            raise ValueError(f"Gated PixelCNN needs at least 2 num_layers and a kernel of at least 3; got {num_layers} and {kernel}")
         self.groups, self.shape = groups, shape
         pixel, features, head, out = (share(count, groups) for count in (shape[0], width, head_width, out_channels))
         self.layers = nn.ModuleList(
@@ -107,48 +107,33 @@ class CachedColumn:
         return gate(u, -1), u @ self.link + self.side
 
 
-class Cache:
-    """What Gated PixelCNN remembers between the positions of ``n`` samples: the vertical stack goes row by row."""
+class Cache(MaskedConvCache):
+    """The vertical stack goes row by row."""
 
     def __init__(self, net: GatedPixelCNN, n: int, y: Tensor | None):
-        self.groups, self.width = net.groups, net.shape[2]
-        self.image = Spatial([net.layers[0].row], n, self.width)
-        self.inner = Spatial([layer.row for layer in net.layers[1:]], n, self.width)
-        self.columns = [
-            CachedColumn(layer, *biases, n, self.width, self.inner.order) for layer, biases in zip(net.layers, net.biases(y))
-        ]
+        super().__init__(net, net.layers[0].row, [layer.row for layer in net.layers[1:]], n)
+        order = self.inner.order
+        self.columns = [CachedColumn(layer, *bias, n, self.width, order) for layer, bias in zip(net.layers, net.biases(y))]
         self.layers = list(zip(self.image.layers + self.inner.layers, (pointwise(layer.out, n) for layer in net.layers)))
         self.head = [pointwise(layer, n) for layer in net.head]
 
-    def step(self, x_prev: Tensor | None, position: int) -> Tensor:
-        """Head parameters [n, P / groups] at ``position``; positions come in order."""
-        pixel, group = divmod(position, self.groups)
-        if position:
-            self.layers[0][0].inputs[group - 1].copy_(x_prev)
-        if group == 0:
-            self.begin_pixel(pixel)
+    def begin_row(self) -> None:
+        v, sides = self.image.finished_row()[0], []
+        for column in self.columns:
+            v, side = column(v)
+            sides.append(side)
+        self.image.begin_row(sides[0][None])
+        self.inner.begin_row(torch.stack(sides[1:]))
+
+    def outputs(self, group: int) -> Tensor:
         h = None
         for row, out in self.layers:
             if h is not None:
                 row.inputs[group].copy_(h)
             a, b = row(group).chunk(2, 1)
             torch.mul(a.tanh_(), b.sigmoid_(), out=out.inputs[group])
-            h = out(group) if h is None else out.added_to(h, group)
+            g = out(group)
+            h = g if h is None else h + g
         for layer in self.head:
             h = layer.relu(h, group)
         return h
-
-    def begin_pixel(self, pixel: int) -> None:
-        column = pixel % self.width
-        if pixel:
-            self.image.end_pixel((column - 1) % self.width)
-            self.inner.end_pixel((column - 1) % self.width)
-        if column == 0:
-            v, sides = self.image.finished_row()[0], []
-            for column_of_layer in self.columns:
-                v, side = column_of_layer(v)
-                sides.append(side)
-            self.image.begin_row(sides[0][None])
-            self.inner.begin_row(torch.stack(sides[1:]))
-        self.image.begin_pixel(column)
-        self.inner.begin_pixel(column)

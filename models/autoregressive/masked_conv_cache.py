@@ -14,29 +14,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.contracts import CausalNet
 from models.nn.masked_conv import MaskedConv2d
 
 
 class Pointwise:
     """What a masked convolution takes from the pixel itself: group g of its outputs from the first groups of its inputs.
 
-    ``pixel`` [n, 1 + inputs] begins with a one, for the bias. ``known`` [n, outputs], group by group, is what the
-    convolution takes from elsewhere.
+    ``pixel`` [n, inputs] is where its inputs lie; ``known`` [n, outputs] or [outputs], group by group, is all the rest.
     """
 
-    def __init__(self, conv: MaskedConv2d, pixel: Tensor, known: Tensor | None = None):
-        matrix = torch.cat([conv.bias[:, None], conv.masked_weight()[:, :, -1, conv.left]], 1).T
+    def __init__(self, conv: MaskedConv2d, pixel: Tensor, known: Tensor):
+        matrix = conv.masked_weight()[:, :, -1, conv.left].T
         groups = range(max(conv.outputs) + 1)
         owned = [[i for i, owner in enumerate(conv.outputs) if owner == group] for group in groups]
-        self.inputs = pixel[:, 1:].split([conv.inputs.count(group) for group in groups], 1)
-        self.seen = [pixel[:, : 1 + conv.visible(group)] for group in groups]
+        self.inputs = pixel.split([conv.inputs.count(group) for group in groups], 1)
+        self.seen = [pixel[:, : conv.visible(group)] for group in groups]
         self.matrices = [matrix[: seen.shape[1], outputs].contiguous() for seen, outputs in zip(self.seen, owned)]
-        self.known = None if known is None else known.split([len(outputs) for outputs in owned], 1)
+        self.known = known.split([len(outputs) for outputs in owned], -1)
 
     def __call__(self, group: int) -> Tensor:
         """The outputs of ``group`` [n, outputs]. Its inputs have been written to ``inputs[group]``."""
-        if self.known is None:
-            return self.seen[group] @ self.matrices[group]
         return torch.addmm(self.known[group], self.seen[group], self.matrices[group])
 
     def relu(self, x: Tensor, group: int) -> Tensor:
@@ -44,9 +42,10 @@ class Pointwise:
         torch.clamp_min(x, 0, out=self.inputs[group])
         return self(group)
 
-    def added_to(self, x: Tensor, group: int) -> Tensor:
-        """``x`` plus the outputs."""
-        return torch.addmm(x, self.seen[group], self.matrices[group])
+
+def pointwise(conv: MaskedConv2d, n: int) -> Pointwise:
+    """A 1x1 convolution, with a pixel of its own."""
+    return Pointwise(conv, conv.bias.new_zeros(n, len(conv.inputs)), conv.bias)
 
 
 class Rows:
@@ -87,7 +86,8 @@ class Spatial:
         self.above = Rows(weight[:, :, :, :-1], n, width)
         self.left = weight[:, :, :, -1, : first.left].permute(0, 3, 2, 1).flatten(1, 2).contiguous()
         self.row = weight.new_zeros(depth, n, (first.left + width) * self.inputs)  # from left of the image on
-        self.pixel = weight.new_ones(depth, n, 1 + self.inputs)
+        self.bias = torch.stack([conv.bias for conv in convs])[:, None, None, self.order]
+        self.pixel = weight.new_zeros(depth, n, self.inputs)
         self.known = weight.new_zeros(depth, n, outputs)
         self.layers = [Pointwise(*parts) for parts in zip(convs, self.pixel, self.known)]
 
@@ -96,21 +96,49 @@ class Spatial:
         return self.row[:, :, self.margin :].unflatten(2, (-1, self.inputs))
 
     def begin_row(self, sides: Tensor | float = 0.0) -> None:
-        """Take what lies above, and ``sides`` [L, n, W or 1, outputs] as further additions to the outputs of the row."""
+        """Take what lies above, and ``sides`` [L, n, W, outputs] as further additions to the outputs of the row."""
         self.above.write(self.finished_row())
-        self.line = self.above.add_to(sides).permute(2, 0, 1, 3).contiguous()  # [W, L, n, outputs]
+        self.line = self.above.add_to(self.bias + sides).permute(2, 0, 1, 3).contiguous()  # [W, L, n, outputs]
 
     def begin_pixel(self, column: int) -> None:
         """Take what lies left of ``column``."""
         begin = column * self.inputs
-        torch.baddbmm(self.line[column], self.row[:, :, begin : begin + self.margin], self.left, out=self.known)
+        left = self.row[:, :, begin : begin + self.margin]
+        self.known.copy_(torch.baddbmm(self.line[column], left, self.left))
 
     def end_pixel(self, column: int) -> None:
         """Keep the inputs of the finished pixel."""
         begin = self.margin + column * self.inputs
-        self.row[:, :, begin : begin + self.inputs] = self.pixel[:, :, 1:]
+        self.row[:, :, begin : begin + self.inputs] = self.pixel
 
 
-def pointwise(conv: MaskedConv2d, n: int) -> Pointwise:
-    """A 1x1 convolution, with a pixel of its own."""
-    return Pointwise(conv, conv.bias.new_ones(n, 1 + len(conv.inputs)))
+class MaskedConvCache:
+    """What a net remembers between the positions of ``n`` samples: ``first`` reads the image, and all of ``inner`` are alike."""
+
+    def __init__(self, net: CausalNet, first: MaskedConv2d, inner: Sequence[MaskedConv2d], n: int):
+        self.groups, self.width = net.groups, net.shape[2]
+        self.image, self.inner = Spatial([first], n, self.width), Spatial(inner, n, self.width)
+
+    def step(self, x_prev: Tensor | None, position: int) -> Tensor:
+        """Head parameters [n, P / groups] at ``position``; positions come in order."""
+        pixel, group = divmod(position, self.groups)
+        if position:
+            self.image.layers[0].inputs[group - 1].copy_(x_prev)
+        if group == 0:
+            column = pixel % self.width
+            if pixel:
+                self.image.end_pixel((column - 1) % self.width)
+                self.inner.end_pixel((column - 1) % self.width)
+            if column == 0:
+                self.begin_row()
+            self.image.begin_pixel(column)
+            self.inner.begin_pixel(column)
+        return self.outputs(group)
+
+    def begin_row(self) -> None:
+        """Begin a row of ``image`` and ``inner``."""
+        raise NotImplementedError
+
+    def outputs(self, group: int) -> Tensor:
+        """Head parameters of ``group`` at the pixel that has begun."""
+        raise NotImplementedError

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.autoregressive.masked_conv_cache import Spatial, pointwise
+from models.autoregressive.masked_conv_cache import MaskedConvCache, pointwise
 from models.contracts import CausalNet
 from models.nn.masked_conv import MaskedConv2d, share
 
@@ -43,7 +43,7 @@ class PixelCNN(CausalNet):
         super().__init__()
         if num_blocks < 1 or min(first_kernel, kernel) < 3:
             raise ValueError(
-                f"PixelCNN needs num_blocks of at least 1 and kernels of at least 3; got {num_blocks}, {first_kernel} and {kernel}"
+                f"PixelCNN needs at least 1 num_blocks and kernels of at least 3; got {num_blocks}, {first_kernel} and {kernel}"
             )
         self.groups, self.shape = groups, shape
         pixel, wide, narrow, head, out = (
@@ -79,43 +79,24 @@ class PixelCNN(CausalNet):
         return cache.step(x_prev, position)
 
 
-class Cache:
-    """What PixelCNN remembers between the positions of ``n`` samples."""
-
+class Cache(MaskedConvCache):
     def __init__(self, net: PixelCNN, n: int, y: Tensor | None):
-        self.groups, self.width = net.groups, net.shape[2]
-        self.image = Spatial([net.first], n, self.width)
-        self.inner = Spatial([block.conv for block in net.blocks], n, self.width)
+        super().__init__(net, net.first, [block.conv for block in net.blocks], n)
         self.blocks = [
             (pointwise(block.shrink, n), conv, pointwise(block.grow, n)) for block, conv in zip(net.blocks, self.inner.layers)
         ]
         self.head = [pointwise(layer, n) for layer in net.head]
         self.biases = 0.0 if y is None else net.biases(y)[..., 0].mT
 
-    def step(self, x_prev: Tensor | None, position: int) -> Tensor:
-        """Head parameters [n, P / groups] at ``position``; positions come in order."""
-        pixel, group = divmod(position, self.groups)
-        first = self.image.layers[0]
-        if position:
-            first.inputs[group - 1].copy_(x_prev)
-        if group == 0:
-            self.begin_pixel(pixel)
-        x = first(group)
+    def begin_row(self) -> None:
+        self.image.begin_row()
+        self.inner.begin_row(self.biases)
+
+    def outputs(self, group: int) -> Tensor:
+        x = self.image.layers[0](group)
         for shrink, conv, grow in self.blocks:
             h = conv.relu(shrink.relu(x, group), group)
-            torch.clamp_min(h, 0, out=grow.inputs[group])
-            x = grow.added_to(x, group)
+            x = x + grow.relu(h, group)
         for layer in self.head:
             x = layer.relu(x, group)
         return x
-
-    def begin_pixel(self, pixel: int) -> None:
-        column = pixel % self.width
-        if pixel:
-            self.image.end_pixel((column - 1) % self.width)
-            self.inner.end_pixel((column - 1) % self.width)
-        if column == 0:
-            self.image.begin_row()
-            self.inner.begin_row(self.biases)
-        self.image.begin_pixel(column)
-        self.inner.begin_pixel(column)
