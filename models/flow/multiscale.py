@@ -11,7 +11,7 @@ from models.transforms.squeeze import Squeeze
 
 
 class MultiScale:
-    """``num_levels`` times a squeeze and ``num_steps`` steps, with a split between levels.
+    """``num_levels`` times a squeeze and ``num_steps`` steps, with a split between levels (``split`` None: without).
 
     A step is the named parts of ``step`` in their order, each made by ``factory(channels)``. RealNVP, Dinh et al. 2016
     (arXiv:1605.08803), sec. 3.6; Glow, Kingma & Dhariwal 2018 (arXiv:1807.03039), fig. 2b.
@@ -22,7 +22,7 @@ class MultiScale:
         num_levels: int,
         num_steps: int,
         step: dict[str, Callable[[int], Bijection]],
-        split: Callable[[int], Split],
+        split: Callable[[int], Split] | None,
     ):
         self.num_levels, self.num_steps, self.step, self.split = num_levels, num_steps, step, split
 
@@ -36,7 +36,7 @@ class MultiScale:
                     f"num_levels={self.num_levels} halves the sides {self.num_levels} times, which {tuple(shape)} images allow "
                     f"{level} times: set num_levels to at most {level}, or choose data whose sides have more factors of 2"
                 )
-            if level > 0:
+            if level > 0 and self.split is not None:
                 transforms.append(self.split(channels))
                 channels = transforms[-1].kept
             channels, height, width = 4 * channels, height // 2, width // 2

@@ -6,7 +6,13 @@ from models.contracts import Bijection
 
 
 class Flip(Bijection):
-    """z = (x_D, ..., x_1), log |det| = 0: between autoregressive steps, so that every element gets to depend on every other."""
+    """z = (x_D, ..., x_1), log |det| = 0: between autoregressive steps, so that every element gets to depend on every other.
+
+    Any ``dim`` serves; it can be given so that a flip is made as other steps are.
+    """
+
+    def __init__(self, dim: int | None = None):
+        super().__init__()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x.flip(1), x.new_zeros(x.shape[0])
