@@ -225,7 +225,8 @@ def test_records_state_the_file(trained):
     path = trained / "compressed/test_ema.lpx"
     size = path.stat().st_size
     model, datamodule, _, _ = load_run(trained, "ema")
-    part = datamodule.split("test")[:6]
+    part = datamodule.split("test")
+    part = part[torch.arange(6) * len(part) // 6]
     with torch.no_grad():
         bits = -model(part.x, part.y).nats.double().sum().item() / log(2)
     assert found["coded_bpd"]["value"] == 8 * size / (6 * 64) and found["coded_bpd"]["file"] == path.name

@@ -77,7 +77,7 @@ class Audit(Evaluator):
 
     @torch.no_grad()
     def __call__(self, context: Context) -> list[dict]:
-        data = context.datamodule.split(context.split)[: self.num]
+        data = context.examples(self.num)
         x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
         model, double = context.model, copy.deepcopy(context.model).double()
         if x.is_floating_point():

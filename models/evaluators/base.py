@@ -48,6 +48,10 @@ class Context:
         for index, x, y in batches:
             yield index, x.to(self.device), None if y is None else y.to(self.device)
 
+    def examples(self, num: int):
+        """``num`` examples of the split (all, if there are fewer) as a Split on the CPU, evenly spaced: see ``evenly_spaced``."""
+        return self.datamodule.split(self.split)[evenly_spaced(self.datamodule.num_examples(self.split), num)]
+
     def noise(self, what: str, *parts: int | str):
         """A block whose noise is a function of (seed, what, split, parts): numbers repeat, and training's noise is untouched."""
         return isolated("evaluate", self.seed, what, self.split, *map(str, parts))

@@ -36,7 +36,7 @@ class Complete(Evaluator):
             raise ConfigError("this model completes no images: take complete out of evaluators")
         if context.rank:
             return []
-        data = context.datamodule.split(context.split)[: self.num]
+        data = context.examples(self.num)
         x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
         num_given = round(self.given * spec.shape[1] * spec.shape[2])
         again = None if y is None else y.repeat_interleave(self.draws)

@@ -27,7 +27,7 @@ MAX_OVERHEAD, MAX_HEADER_BYTES = 0.001, 64
 
 
 class Compress(Evaluator):
-    """Codes the first ``num`` examples of the split, ``batch_size`` at a time, into compressed/SPLIT_WEIGHTS.lpx.
+    """Codes ``num`` examples of the split, evenly spaced and ``batch_size`` at a time, into compressed/SPLIT_WEIGHTS.lpx.
 
     A new process, which is given the run folder and that file alone, decodes it; every value is compared. Then
 
@@ -55,7 +55,7 @@ class Compress(Evaluator):
         return context.gather(None if context.rank else self._records(context))[0]
 
     def _records(self, context: Context) -> list[dict]:
-        model, data = context.model, context.datamodule.split(context.split)[: self.num]
+        model, data = context.model, context.examples(self.num)
         x, y = data.x.contiguous(), data.y if model.conditional else None
         path = context.folder / "compressed" / f"{context.split}_{context.weights}.lpx"
 

@@ -19,7 +19,7 @@ class CostMap(Evaluator):
 
     The sum equals ``nll_bpd``: a part of the same statement, and a check of the map. Its record also says what the cheapest
     and the dearest pixel cost on average (``lowest``, ``highest``). Pictures: samples/cost_map_SPLIT_WEIGHTS.png, and
-    samples/cost_images_SPLIT_WEIGHTS.png with the first ``num`` images beside their own maps on one scale, whose bright end
+    samples/cost_images_SPLIT_WEIGHTS.png with ``num`` images beside their own maps on one scale, whose bright end
     is the cost that one shown pixel in 200 exceeds. In bits, all channels of a pixel together; continuous data in nats
     (``cost_map_nats``).
 
@@ -65,7 +65,7 @@ class CostMap(Evaluator):
         save_labelled(heat(mean[None], low, high), path, [title], size=256, bar=(low, high, label))
 
     def _draw_images(self, context: Context, unit: str) -> None:
-        data = context.datamodule.split(context.split)[: self.num]
+        data = context.examples(self.num)
         x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
         with context.noise("cost_map"):
             costs = bits(context.model.cost_map(x, y).double().cpu())

@@ -14,7 +14,7 @@ class Interpolate(Evaluator):
     """``num`` rows: an image, ``num - 2`` steps between its latents and another's, and that other image; no number.
 
     z(t) = (1 - t) z_0 + t z_1 in every latent of ``model.encode(x, y)`` (a tensor or a list of them), shown through
-    ``model.decode(z, y)`` (Kingma & Dhariwal 2018, arXiv:1807.03039, section 6.2). The ends are the first 2 ``num`` examples of
+    ``model.decode(z, y)`` (Kingma & Dhariwal 2018, arXiv:1807.03039, section 6.2). The ends are 2 ``num`` examples of
     the split; a conditional model is given the label of the nearer end. Written to samples/interpolate_SPLIT_WEIGHTS.png.
     Raises ConfigError for a model without latents to decode.
     """
@@ -29,7 +29,7 @@ class Interpolate(Evaluator):
         model = context.model
         if not (hasattr(model, "encode") and hasattr(model, "decode")):
             raise ConfigError("this model has no latents that it can decode: take interpolate out of evaluators")
-        data = context.datamodule.split(context.split)[: 2 * self.num]
+        data = context.examples(2 * self.num)
         if len(data) < 2 * self.num:
             raise ConfigError(f"split={context.split} has {len(data)} examples: set evaluators.interpolate.num={len(data) // 2}")
         if context.rank:

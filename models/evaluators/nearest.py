@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.build import ConfigError
-from models.evaluators.base import Context, Evaluator, evenly_spaced, record
+from models.evaluators.base import Context, Evaluator, record
 from models.pictures import rgb, save_labelled
 
 
@@ -39,7 +39,7 @@ class Nearest(Evaluator):
         if context.split == "train" or data.num_examples(context.split) == 0:
             raise ConfigError("nearest compares samples with images that were not trained on: set split=test or split=val")
         samples = context.gather(self._sample(context) if context.rank == 0 else None)[0]
-        held_out = data.split(context.split).x[evenly_spaced(data.num_examples(context.split), self.num)]
+        held_out = context.examples(self.num).x
         queries = torch.cat([samples, held_out]).to(context.device)
         squared, which = nearest(queries, ((index, x) for index, x, _ in context.batches("nearest", "train")), self.neighbours)
         squared, which = (torch.cat(parts, 1) for parts in zip(*context.gather((squared.cpu(), which.cpu()))))

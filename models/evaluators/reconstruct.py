@@ -12,7 +12,7 @@ from models.pictures import save_grid
 
 
 class Reconstruct(Evaluator):
-    """The first ``num`` images of the split in rows of ``columns``, each row above its ``model.reconstruct(x, y)``; no number.
+    """``num`` images of the split in rows of ``columns``, each row above its ``model.reconstruct(x, y)``; no number.
 
     Written to samples/reconstruct_SPLIT_WEIGHTS.png. Raises ConfigError for a model that does not reconstruct.
     """
@@ -27,7 +27,7 @@ class Reconstruct(Evaluator):
             raise ConfigError("this model has no reconstructions: remove the evaluator reconstruct")
         if context.rank:
             return []
-        data = context.datamodule.split(context.split)[: self.num]
+        data = context.examples(self.num)
         x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
         with context.noise("reconstruct"):
             back = model.reconstruct(x, y)
