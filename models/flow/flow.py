@@ -24,8 +24,8 @@ class Flow(GenerativeModel):
     Mass that p puts outside the data's cube is lost, so the P(x) sum to at most 1.
 
     Latents are a list, one entry for each Split in the order of encoding and the top last, each the standardised
-    residual of its distribution: under the model, independent draws of the standard normal or logistic. Labels y [B] are needed if
-    ``conditional`` (ValueError) and ignored otherwise.
+    residual of its distribution: under the model, independent draws of the standard normal or logistic. Labels y [B] are
+    needed if ``conditional`` (ValueError) and ignored otherwise.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Flow(GenerativeModel):
         if conditional and spec.classes is None:
             raise ValueError("conditional=true needs labels, and these data have none")
         if conditional and "classes" not in signature(base).parameters:
-            raise ValueError("conditional=true needs a base with labels: model.base._target_=models.distributions.bases.LearnedNormal")
+            raise ValueError("conditional=true needs a base with labels: base._target_=models.distributions.bases.LearnedNormal")
         self.spec, self.conditional = spec, conditional
         self.dequantization = dequantization
         transforms, shape = architecture(spec.shape)

@@ -67,7 +67,7 @@ class RealNVPScales:
             if height % 2 or width % 2:
                 raise ValueError(
                     f"num_scales={self.num_scales} halves the sides {self.num_scales - 1} times, which {tuple(shape)} images "
-                    f"allow {scale} times: set num_scales to at most {scale + 1}, or choose data whose sides have more factors of 2"
+                    f"allow {scale} times: set num_scales to at most {scale + 1}, or choose data whose sides halve more often"
                 )
             before = self._couplings(self.num_couplings, channels, Checkerboard, self.width * 2**scale)
             channels, height, width = 4 * channels, height // 2, width // 2

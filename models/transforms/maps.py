@@ -60,9 +60,9 @@ class SigmoidAffine(ScalarMap):
 
 
 class TanhAffine(ScalarMap):
-    """z = x exp(s) + shift, s = scale * tanh(h), with one learned scale (RealNVP, Dinh et al. 2016, arXiv:1605.08803, sec. 3.2, 4.1).
+    """z = x exp(s) + shift, s = scale * tanh(h), with one learned scale.
 
-    |s| is at most that scale, which starts at 1.
+    RealNVP, Dinh et al. 2016 (arXiv:1605.08803), sec. 3.2 and 4.1. |s| is at most that scale, which starts at 1.
     """
 
     num_params = 2

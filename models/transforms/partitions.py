@@ -48,7 +48,10 @@ class ChannelHalves(Partition):
 
 
 class OddEven(Partition):
-    """Elements 1, 3, 5, ... of a vector [B, D] are seen and 2, 4, ... move (NICE, Dinh et al. 2014, arXiv:1410.8516, sec. 5.1)."""
+    """Elements 1, 3, 5, ... of a vector [B, D] are seen and 2, 4, ... move.
+
+    NICE, Dinh et al. 2014 (arXiv:1410.8516), sec. 5.1.
+    """
 
     def __init__(self, channels: int, flip: bool = False):
         if channels < 2:
