@@ -13,19 +13,19 @@ from models.likelihoods.logistic import MixtureLogistic
 from tests.checks_causal import check_cache, check_causal, dependence, tokens
 from tests.laws import check_frequencies, check_normalized, disturb, random_batch, ready
 
+SIZES = {"width": 8, "num_layers": 2, "num_heads": 2, "expansion": 2, "dropout": 0.5, "block": None, "checkpoint": False}
+
 
 def build(shape, groups=1, classes=None, outputs=5, **arguments):
     """A float64 net in eval mode, moved off its initial values."""
     torch.manual_seed(0)
-    given = dict(width=8, num_layers=2, num_heads=2, expansion=2, dropout=0.5, block=None, checkpoint=False) | arguments
-    return disturb(Transformer(shape, outputs * groups, groups, classes, **given).double().eval())
+    return disturb(Transformer(shape, outputs * groups, groups, classes, **SIZES | arguments).double().eval())
 
 
 def build_model(spec, head, order=None, **arguments):
     likelihood = MixtureLogistic(spec, 3, -7.0) if head == "mixture" else Categorical(spec)
-    given = dict(width=8, num_layers=2, num_heads=2, expansion=2, dropout=0.5, block=None, checkpoint=False) | arguments
     torch.manual_seed(0)
-    net, order = partial(Transformer, **given), order or Raster(spec, 1, False)
+    net, order = partial(Transformer, **SIZES | arguments), order or Raster(spec, 1, False)
     return ready(Autoregressive(spec, net, order, likelihood, conditional=spec.classes is not None).double())
 
 
@@ -87,10 +87,10 @@ def reference(net: Transformer, x, y, num_heads, seen):
     h = torch.stack(rows, 1)
     width, hidden = h.shape[2], net.blocks[0].mlp[0].out_features
     for block in net.blocks:
-        layer = nn.TransformerEncoderLayer(width, num_heads, hidden, 0.5, "gelu", batch_first=True, norm_first=True).double().eval()
-        by_kind = lambda t: t.unflatten(0, (num_heads, 3, -1)).transpose(0, 1).flatten(0, 2)  # noqa: E731
-        layer.self_attn.in_proj_weight.copy_(by_kind(block.attention.qkv.weight))
-        layer.self_attn.in_proj_bias.copy_(by_kind(block.attention.qkv.bias))
+        layer = nn.TransformerEncoderLayer(width, num_heads, hidden, 0.5, "gelu", batch_first=True, norm_first=True)
+        layer.double().eval()
+        for theirs, ours in zip((layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias), block.attention.qkv.parameters()):
+            theirs.copy_(ours.unflatten(0, (num_heads, 3, -1)).transpose(0, 1).flatten(0, 2))
         for theirs, ours in [
             (layer.self_attn.out_proj, block.attention.out), (layer.linear1, block.mlp[0]), (layer.linear2, block.mlp[2]),
             (layer.norm1, block.norm_attention), (layer.norm2, block.norm_mlp),
@@ -112,10 +112,9 @@ def test_agrees_with_the_encoder_layer_of_pytorch(groups, block, permuted):
     torch.testing.assert_close(tokens(net(x, y), groups), reference(net, x, y, 2, seen), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape, head, block", [((2, 1, 2), "categorical", 1), ((2, 1, 2), "categorical", None), ((2, 2, 1), "mixture", 1)])
-def test_probabilities_sum_to_one(shape, head, block):
-    model = build_model(DataSpec(shape, 3, 2), head, block=block)
-    check_normalized(model, y=1)
+@pytest.mark.parametrize("head, block", [("categorical", 1), ("categorical", None), ("mixture", 1)])
+def test_probabilities_sum_to_one(head, block):
+    check_normalized(build_model(DataSpec((2, 1, 2), 3, 2), head, block=block), y=1)
 
 
 @pytest.mark.parametrize("num", [1, 3])
@@ -132,18 +131,14 @@ def test_checkpointing_changes_memory_alone():
     x = torch.randn(4, 1, 6, 6, dtype=torch.float64)
     results = []
     for checkpoint in (False, True):
-        net, kept = build((1, 6, 6), num_layers=6, expansion=4, checkpoint=checkpoint).train(), [0]
-
-        def pack(t, kept=kept, own={p.data_ptr() for p in net.parameters()}):
-            kept[0] += 0 if t.data_ptr() in own else t.nbytes
-            return t
-
+        net, kept = build((1, 6, 6), num_layers=6, expansion=4, checkpoint=checkpoint).train(), []
         torch.manual_seed(1)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
             loss = net(x).square().mean()
-            total = kept[0]
-            loss.backward()
-        results.append((loss, [p.grad for p in net.parameters()], total))
+        weights = {p.data_ptr() for p in net.parameters()}
+        size = sum(t.nbytes for t in kept if t.data_ptr() not in weights)
+        loss.backward()
+        results.append((loss, [p.grad for p in net.parameters()], size))
     (plain, gradients, bytes_plain), (again, same, bytes_again) = results
     assert torch.equal(plain, again) and all(torch.equal(*pair) for pair in zip(gradients, same))
     assert bytes_again < bytes_plain / 3

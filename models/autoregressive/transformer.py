@@ -71,26 +71,37 @@ class Cache(NamedTuple):
 
 
 class Transformer(CausalNet):
-    """Head parameters of token i from tokens j < i: norm and a linear map of ``num_layers`` pre-norm blocks over
+    """Head parameters of token i from the tokens before it: ``num_layers`` pre-norm blocks, a norm and a linear map, over
 
-        h_i = V_c x_{i-1} + source_{i-1} + target_i + u_y,   h_0 = start + target_0 + u_y
+        h_i = V_c x_{i-1} + source_{i-1} + target_i + u_y,   h_0 = first + target_0 + u_y
 
-    A token is a pixel, or with ``groups`` = C one channel of it (c: the channel of x_{i-1}). source and target are the places of
-    the value a token holds and of the one it predicts; they belong to the data's pixels and follow them through every order.
-    Inputs are reals. ``block`` None attends to all tokens; else to those of the own block of ``block`` tokens and the one
-    before, at every layer: the output at i then sees no x_j with j < (i // block - num_layers) block - 1. ``expansion`` is the
-    hidden width of the perceptrons over ``width``. ``checkpoint`` keeps no activations inside blocks for the backward pass and
-    computes them again. Cached sampling runs without dropout.
+    A token is a pixel, or with ``groups`` = C one channel of it; c is the channel of x_{i-1}. source is the place of the value
+    that comes in, target the place of the one to predict: they belong to the data's pixels and follow them through every order
+    (with one order alone, either would do). Inputs are reals. ``block`` None attends to all tokens; a number to those of the own
+    block of so many tokens and of the block before, so that the output at i sees x_j from j = (i // block - num_layers) block - 1
+    on. ``expansion`` is the hidden width of the perceptrons over ``width``. With ``checkpoint`` a block's activations are not
+    kept for the backward pass but computed again. Cached sampling runs without dropout.
 
-    Deviations from Parmar et al.: norms come first (as in Child et al.) and last; GELU for ReLU; a linear embedding of values
-    also where they embed each of 256 levels; a learned vector a pixel, not row and column halves; the memory of local attention
-    is the whole block before. From Child et al.: no dense embedding of rows and columns; the head keeps PyTorch's initial
-    weights (at zero, all components of a mixture would stay equal); biases are not zero at first.
+    Deviations. From Parmar et al.: norms come first (as in Child et al.) and at the end; GELU; values enter linearly also where
+    each of 256 levels had an embedding; a learned vector a pixel, not one half for rows and one for columns; the memory is the
+    whole block before. From Child et al.: queries and keys have the full width; dropout only on residual branches; the head
+    and the biases start as PyTorch's (with a head of zeros the components of a mixture would stay equal for ever).
     """
 
-    def __init__(self, shape: tuple[int, int, int], out_channels: int, groups: int, classes: int | None,
-                 width: int, num_layers: int, num_heads: int, expansion: float, dropout: float,
-                 block: int | None, checkpoint: bool):
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        out_channels: int,
+        groups: int,
+        classes: int | None,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        expansion: float,
+        dropout: float,
+        block: int | None,
+        checkpoint: bool,
+    ):
         super().__init__()
         self.shape, self.groups, self.checkpoint = shape, groups, checkpoint
         length, inputs, outputs = token_sizes(shape, out_channels, groups)
@@ -120,7 +131,7 @@ class Transformer(CausalNet):
         return from_tokens(self.head(self.norm(h)).transpose(0, 1), self.groups, self.shape)
 
     def _known(self) -> Tensor:
-        """start or source_{i-1}, plus target_i: [L, D]."""
+        """What a token is told before any value: first or source_{i-1}, plus target_i: [L, D]."""
         return torch.cat([self.first, self.source(self.permutation)[:-1]]) + self.target(self.permutation)
 
     @torch.no_grad()

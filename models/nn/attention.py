@@ -39,7 +39,7 @@ class CausalAttention(nn.Module):
         return self.out(seen.transpose(1, 2).flatten(2))
 
     def _in_blocks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[B, heads, L, d] three times -> [B, heads, L, d]. Zeros after the end fill the last block; nothing before them sees them."""
+        """[B, heads, L, d] three times -> the same. What fills the last block comes after the end, where nobody looks."""
         q, k, v = (F.pad(t, (0, 0, 0, -self.length % self.block)).unflatten(2, (-1, self.block)) for t in (q, k, v))
         first = F.scaled_dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0], is_causal=True)
         k, v = (torch.cat([t[:, :, :-1], t[:, :, 1:]], 3).flatten(1, 2) for t in (k, v))
