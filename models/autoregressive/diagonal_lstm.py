@@ -94,7 +94,7 @@ class DiagonalStates:
         self.right_matrix = torch.cat([torch.stack([conv.masked_weight()[:, :, 0, 0].T for conv in convs]), right_above], 1)
         self.right_bias = torch.stack([conv.bias for conv in convs])[:, None, None]
         self.label = 0.0
-        if y is not None:
+        if lstms[0].label is not None:
             labels = torch.stack([lstm.label(y) for lstm in lstms])[:, :, None]
             self.label = labels[..., : 4 * len(cells)][..., order]
             self.right_bias = self.right_bias + labels[..., 4 * len(cells) :]
@@ -102,7 +102,9 @@ class DiagonalStates:
         self.right = torch.zeros_like(self.row)
         self.left, self.cell = zero_states(from_left, len(lstms), n, len(cells))
         self.counts = [cells.count(group) for group in range(max(cells) + 1)]
-        self.places = [list(zip(*(t.split(self.counts, 1) for t in pair))) for pair in zip(self.left, self.cell)]
+        self.places = [
+            list(zip(left.split(self.counts, 1), cell.split(self.counts, 1))) for left, cell in zip(self.left, self.cell)
+        ]
 
     def begin_row(self, row: int) -> None:
         if row:

@@ -69,7 +69,8 @@ class RowStates:
         kernel, cells, order = lstms[0].kernel, lstms[0].cells, self.inputs.order
         matrix = torch.stack([lstm.state_to_state for lstm in lstms])[..., order]
         self.above = Rows(matrix.unflatten(1, (kernel, 1, -1)).permute(0, 4, 3, 2, 1), n, width)
-        self.label = 0.0 if y is None else torch.stack([lstm.label(y) for lstm in lstms])[:, :, None, order]
+        labelled = lstms[0].label is not None
+        self.label = torch.stack([lstm.label(y) for lstm in lstms])[:, :, None, order] if labelled else 0.0
         self.hidden, self.cell = zero_states(matrix, len(lstms), n, width, len(cells))
         self.counts = [cells.count(group) for group in range(max(cells) + 1)]
 
