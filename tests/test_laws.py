@@ -84,6 +84,13 @@ def _own_init(target: type) -> bool:
 def test_score_and_gradients(composition):
     """Law 2: the score is [B], finite, the sum of its terms; every parameter gets a gradient from its objective."""
     config = tiny(composition)
+    _check_score_and_gradients(json.dumps({part: config[part] for part in ("model", "system")}))
+
+
+@lru_cache(maxsize=None)
+def _check_score_and_gradients(text: str) -> None:
+    """Experiments that are alike when shrunk share this check, as they do those below."""
+    config = json.loads(text)
     model = build_model(config)
     seed_all("score")
     x, y = random_batch(model.spec, 8)
@@ -106,7 +113,6 @@ def test_normalized(composition):
 
 @lru_cache(maxsize=None)
 def _check_normalized(node: str) -> None:
-    """Experiments that share a tiny model share its check."""
     model = widen(ready(build_model({"model": json.loads(node)}, torch.float64), scale=0.1))
     if Kind.UNNORMALIZED in model.score(*random_batch(model.spec, 2)).kind:
         return  # an energy states no probability; its normalizer is what `ais` estimates
@@ -155,7 +161,12 @@ def test_reloaded(name):
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 def test_samples(composition):
     """Law 7: samples are integers in range."""
-    model = ready(build_model(tiny(composition)))
+    _check_samples(json.dumps(tiny(composition)["model"]))
+
+
+@lru_cache(maxsize=None)
+def _check_samples(node: str) -> None:
+    model = ready(build_model({"model": json.loads(node)}))
     torch.manual_seed(0)
     with torch.no_grad():
         check_samples(model)
