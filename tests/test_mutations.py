@@ -23,7 +23,7 @@ from models.likelihoods import logistic
 from models.likelihoods.bernoulli import Bernoulli
 from models.nn.attention import CausalAttention
 from models.nn.data_init import DataInitialized
-from models.nn.masked import MADE
+from models.nn.masked import MADE, Walk
 from models.nn.masked_conv import MaskedConv2d
 from models.objectives import importance_weighted
 from models.seeding import generator
@@ -32,7 +32,10 @@ from models.transforms.autoregressive import InverseAutoregressive, MaskedAutore
 from models.transforms.conv1x1 import Conv1x1
 from models.transforms.coupling import Coupling
 from models.transforms.dequantize import UniformDequantization
+from models.transforms.logit import Logit
+from models.transforms.partitions import Checkerboard
 from models.transforms.planar import Planar
+from models.transforms.splines import RationalQuadratic
 from tests import test_compress, test_data, test_evaluators_autoregressive, test_latent
 from tests.checks_causal import check_cache, check_causal
 from tests.conftest import build_model, compose, shaped
@@ -587,3 +590,79 @@ def test_a_stale_memory_of_keys(spoil, monkeypatch):
 
     net, reals = transformer_in_blocks(), torch.randn(2, 1, 16, 1, dtype=torch.float64)
     assert_caught(lambda: check_cache(net, reals), lambda: monkeypatch.setattr(CausalAttention, "step", stale), "not close")
+
+
+# --- splines and autoregressive steps -------------------------------------------------------------------------------------
+
+
+def forgets_the_derivative_at_a_knot(monkeypatch) -> None:
+    """The log-det takes every derivative at a bin's right end to be 1."""
+    slope = RationalQuadratic._log_slope
+    monkeypatch.setattr(RationalQuadratic, "_log_slope", staticmethod(lambda t, s, d0, d1: slope(t, s, d0, torch.ones_like(d1))))
+
+
+def does_not_reverse_the_places(monkeypatch) -> None:
+    """The masks of the last layer keep to another order than those of the first: outputs see inputs from their own on."""
+    original = MADE.__init__
+
+    def planted(self, order, hidden, outputs, *rest):
+        original(self, order, hidden, outputs, *rest)
+        self.last.mask.copy_(self.last.mask.flip(0))
+
+    monkeypatch.setattr(MADE, "__init__", planted)
+
+
+def counts_a_unit_one_place_early(monkeypatch) -> None:
+    """The inverse takes a hidden unit to see one input less than it does."""
+    original = Walk.__init__
+
+    def planted(self, net, *rest):
+        original(self, net, *rest)
+        for layer in self.layers:
+            layer.append(layer.pop(0))
+
+    monkeypatch.setattr(Walk, "__init__", planted)
+
+
+@pytest.mark.parametrize(
+    "plant, model",
+    [
+        (forgets_the_derivative_at_a_knot, "model=nsf"),
+        (forgets_the_derivative_at_a_knot, "model=nsf_ar"),
+        (does_not_reverse_the_places, "model=maf"),
+        (does_not_reverse_the_places, "model=iaf"),
+        (counts_a_unit_one_place_early, "model=maf"),
+    ],
+)
+def test_wrong_splines_and_orders(plant, model, monkeypatch):
+    assert_caught(lambda: check_bijections(tiny(model, shape=(1, 2, 2))), lambda: plant(monkeypatch), "not close")
+
+
+# --- NICE and RealNVP ----------------------------------------------------------------------------------------------------
+
+
+def test_a_checkerboard_inverted_on_one_side_only(monkeypatch):
+    """The pixels that move are written where those that stay belong."""
+    join = Checkerboard.join
+
+    def swapped(self, seen, moved):
+        return join(Checkerboard(self.seen_channels, not self.flip), seen, moved)
+
+    law = lambda: check_bijections(tiny("model=realnvp", shape=(1, 4, 4)))  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(Checkerboard, "join", swapped), "not close")
+
+
+def test_a_net_that_sees_the_pixels_it_moves(monkeypatch):
+    split = Checkerboard.split
+    law = lambda: check_bijections(tiny("model=realnvp", shape=(1, 4, 4)))  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(Checkerboard, "split", lambda self, x: (x, split(self, x)[1])), "not close")
+
+
+def test_forgotten_log_det_of_the_logit(monkeypatch):
+    """In both directions, which then agree: autograd tells, and so does the sum of the probabilities."""
+    forgotten = lambda self, z: z.new_zeros(len(z))  # noqa: E731
+    with monkeypatch.context() as patch:
+        law = lambda: check_bijections(tiny("model=realnvp", shape=(1, 4, 4)))  # noqa: E731
+        assert_caught(law, lambda: patch.setattr(Logit, "_log_det", forgotten), "not close")
+    law = partial(normalized, "model=realnvp")
+    assert_caught(law, lambda: monkeypatch.setattr(Logit, "_log_det", forgotten), "probabilities sum to")
