@@ -1,6 +1,6 @@
-"""The five continuous data sets of the MAF paper (Papamakarios et al. 2017, arXiv:1705.07057), prepared as its released code does.
+"""The five continuous data sets of the MAF paper, prepared as its released code does.
 
-Vectors [D, 1, 1] of float32, standardised; densities are in nats. The files are those of the published bundle, unpacked below
+Papamakarios et al. 2017, arXiv:1705.07057. Vectors [D, 1, 1] of float32, standardised; densities are in nats. The files are those of the published bundle, unpacked below
 ``root``/``folder``.
 """
 

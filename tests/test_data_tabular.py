@@ -83,7 +83,8 @@ def test_hepmass_keeps_the_signal_and_the_continuous_columns(tmp_path):
     train[:, 0], test[:, 0] = numpy.arange(90) % 3 > 0, numpy.arange(40) % 2
     train[:, 2], test[:, 2] = RANDOM.randint(0, 2, 90), RANDOM.randint(0, 2, 40)
     for name, table, columns in (("train", train, "# label,f0,f1,f2"), ("test", test, "# label,f0,f1,f2,mass")):
-        numpy.savetxt(folder(tmp_path, f"hepmass/1000_{name}.csv"), table, delimiter=",", header=columns, comments="", fmt="%.18e")
+        path = folder(tmp_path, f"hepmass/1000_{name}.csv")
+        numpy.savetxt(path, table, delimiter=",", header=columns, comments="", fmt="%.18e")
     data = stored(Hepmass, tmp_path, 2)
     seen, last = (table[table[:, 0] == 1][:, [1, 3]] for table in (train, test))
     mean, std = seen.mean(0), seen.std(0, ddof=1)

@@ -1,4 +1,4 @@
-"""Masked autoregressive flows: against zuko, by number and by pass, mixtures of Gaussians, and densities that integrate to one."""
+"""Masked autoregressive flows against zuko, by number and by pass; mixtures, the radial flow, densities over the plane."""
 
 from functools import partial
 from math import log

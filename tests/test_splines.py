@@ -142,7 +142,11 @@ def test_conditioners_start_at_zero_and_learn():
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [((5, 0.0, 1e-3, 1e-3, 1e-3), "positive bound"), ((1, 3.0, 1e-3, 1e-3, 1e-3), "2 bins"), ((5, 3.0, 0.2, 1e-3, 1e-3), "below 1/5")],
+    [
+        ((5, 0.0, 1e-3, 1e-3, 1e-3), "positive bound"),
+        ((1, 3.0, 1e-3, 1e-3, 1e-3), "2 bins"),
+        ((5, 3.0, 0.2, 1e-3, 1e-3), "below 1/5"),
+    ],
 )
 def test_mistakes_are_one_clear_line(arguments, message):
     with pytest.raises(ValueError, match=message):
