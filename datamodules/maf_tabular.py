@@ -1,7 +1,7 @@
 """The five continuous data sets of the MAF paper, prepared as its released code does.
 
-Papamakarios et al. 2017, arXiv:1705.07057. Vectors [D, 1, 1] of float32, standardised; densities are in nats. The files are those of the published bundle, unpacked below
-``root``/``folder``.
+Papamakarios et al. 2017, arXiv:1705.07057. Vectors [D, 1, 1] of float32; densities are in nats. The files are those of the
+published bundle, unpacked below ``root``/``folder``.
 """
 
 from __future__ import annotations
