@@ -19,7 +19,6 @@ import contextlib
 import copy
 import gc
 import io
-import json
 import logging
 import os
 import statistics
@@ -33,7 +32,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from benchmarks.common import ROOT, Synthetic, compose, environment
+from benchmarks.common import ROOT, Synthetic, compose, environment, report, row
 from models.build import instantiate
 from models.contracts import DataSpec
 from models.nn.data_init import initialize
@@ -196,29 +195,10 @@ def measure(name: str, case: Case, rounds: int, steps: int | None, tracker: str)
     turns = turns[1:]  # the first round imports, allocates and tunes
     bare = statistics.median(turn["bare"].seconds for turn in turns)
     to_bare = 1.05 if case.to_bare is None and bare >= LONG_STEP else case.to_bare
-    rows = [_row(name, f"{loop} step, ms", [1e3 * turn[loop].seconds for turn in turns], None) for loop in LOOPS]
+    rows = [row(name, f"{loop} step, ms", [1e3 * turn[loop].seconds for turn in turns], None) for loop in LOOPS]
     for other, target in (("bare", to_bare), ("lightning", 1.10)):
-        rows.append(_row(name, f"logpx / {other}", [turn["logpx"].seconds / turn[other].seconds for turn in turns], target))
-    return [*rows, _row(name, "loader / logpx step", [turn["logpx"].loader_share for turn in turns], 0.03)]
-
-
-def _row(case: str, quantity: str, values: list[float], target: float | None) -> dict:
-    """Median and quartiles over the rounds, held to a target."""
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    met = None if target is None else median <= target
-    return {"case": case, "quantity": quantity, "median": median, "quartiles": [low, high], "target": target, "met": met}
-
-
-def format_rows(rows: list[dict]) -> str:
-    """The aligned table."""
-    lines = [("case", "quantity", "median", "quartiles", "target", "")]
-    for row in rows:
-        low, high = row["quartiles"]
-        target = "" if row["target"] is None else f"<= {row['target']:.2f}"
-        verdict = {None: "", True: "met", False: "NOT MET"}[row["met"]]
-        lines.append((row["case"], row["quantity"], f"{row['median']:.3f}", f"{low:.3f} to {high:.3f}", target, verdict))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+        rows.append(row(name, f"logpx / {other}", [turn["logpx"].seconds / turn[other].seconds for turn in turns], target))
+    return [*rows, row(name, "loader / logpx step", [turn["logpx"].loader_share for turn in turns], 0.03)]
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -240,10 +220,7 @@ def main(arguments: list[str] | None = None) -> dict:
         for name in options.cases:
             rows += measure(name, CASES[name], options.rounds, options.steps, options.tracker)
     result = {"options": vars(options), "environment": environment(), "rows": rows}
-    print(format_rows(rows))
-    print(", ".join(f"{name} {value}" for name, value in result["environment"].items()), flush=True)
-    if options.write:
-        (ROOT / "results" / "overhead.json").write_text(json.dumps(result, indent=1) + "\n")
+    report(result, ROOT / "results" / "overhead.json" if options.write else None)
     return result
 
 

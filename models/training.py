@@ -79,6 +79,8 @@ def train(folder: Path, config: dict, model, datamodule) -> str:
             batches = list(datamodule.train_batches(0, ceil(INIT_EXAMPLES / datamodule.batch_size)))
             y = None if batches[0][1] is None else torch.cat([y for _, y in batches])
             initialize(model, torch.cat([x for x, _ in batches]), y)
+    if settings.get("channels_last"):  # runs from before the option lack it
+        model.to(memory_format=torch.channels_last)
     if config["compile"]:
         model.compile()
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.nn.shifted_conv import concat_elu
+from models.nn.concat_elu import concat_elu
 
 if TYPE_CHECKING:
     from models.autoregressive.pixelcnnpp import GatedBlock, PixelCNNpp, Stream

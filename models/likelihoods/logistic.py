@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.contracts import DataSpec, Likelihood
 from models.likelihoods.levels import (
@@ -31,11 +32,35 @@ def bin_log_prob(t: Tensor, location: Tensor, rate: Tensor, levels: int) -> Tens
     so nothing cancels at any scale; an edge bin keeps only the factor of its inner edge. Neighbouring bins share edges to
     the last bit (``t`` +- 1/2 is exact), hence the masses sum to 1 in float32 too.
     """
-    edge = (levels - 1) / 2
-    below = F.logsigmoid((t + 0.5 - location) * rate)
-    above = F.logsigmoid((location - (t - 0.5)) * rate)
-    width = (-torch.expm1(-rate)).log()
-    return torch.where(t > -edge, torch.where(t < edge, below + above + width, above), below)
+    return _BinLogProb.apply(t, location, rate, levels)
+
+
+class _BinLogProb(torch.autograd.Function):
+    """Keeps the two derivatives and no other map of the size of ``location``; those of ``t``'s size tell the edge bins."""
+
+    @staticmethod
+    def forward(ctx, t, location, rate, levels):
+        edge = (levels - 1) / 2
+        not_last, not_first = (t < edge).to(rate.dtype), (t > -edge).to(rate.dtype)
+        inner = not_last * not_first
+        to_upper, to_lower = t + 0.5 - location, location - (t - 0.5)
+        below, above = to_upper * rate, to_lower * rate
+        minus_width = torch.expm1(-rate)
+        log_prob = F.logsigmoid(below).mul_(not_last)
+        log_prob.addcmul_(F.logsigmoid(above), not_first).addcmul_((-minus_width).log_(), inner)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            below, above = below.neg_().sigmoid_().mul_(not_last), above.neg_().sigmoid_().mul_(not_first)
+            by_rate = (below * to_upper).addcmul_(above, to_lower).addcmul_((1 + minus_width).div_(minus_width), inner, value=-1)
+            ctx.save_for_backward((above - below).mul_(rate), by_rate)
+            ctx.shapes = location.shape, rate.shape
+        return log_prob
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        by_location, by_rate = ctx.saved_tensors
+        location_shape, rate_shape = ctx.shapes
+        return None, (gradient * by_location).sum_to_size(location_shape), (gradient * by_rate).sum_to_size(rate_shape), None
 
 
 def bin_mean(location: Tensor, rate: Tensor, levels: int) -> Tensor:

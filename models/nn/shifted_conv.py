@@ -1,15 +1,10 @@
 """Causal convolutions by padding and cropping instead of masks (Salimans et al. 2017, arXiv:1701.05517, figure 2)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.nn.concat_elu import Margins
 from models.nn.weight_norm import WeightNormConv2d, WeightNormConvTranspose2d
-
-
-def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
-    """ELU of x and of -x, side by side: [..., C, ...] -> [..., 2C, ...]."""
-    return F.elu(torch.cat([x, -x], dim), inplace=True)
 
 
 def down_shift(x: Tensor) -> Tensor:
@@ -22,23 +17,40 @@ def right_shift(x: Tensor) -> Tensor:
     return F.pad(x, (1, -1))
 
 
-class DownShiftedConv2d(WeightNormConv2d):
+class ShiftedConv2d(WeightNormConv2d):
+    """A convolution of a map to which ``margins`` of zeros are added."""
+
+    @property
+    def margins(self) -> Margins:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.of_padded(F.pad(x, self.margins))
+
+    def of_padded(self, x: Tensor) -> Tensor:
+        """The same, of a map that has its margins already."""
+        return super().forward(x)
+
+
+class DownShiftedConv2d(ShiftedConv2d):
     """The output at (r, c) sees rows r - h + 1 .. r and columns c - w // 2 .. c + w // 2 (w odd) of the input.
 
     With stride 2, output (i, j) is the one of (2i, 2j); a map of n rows gives ceil(n / 2).
     """
 
-    def forward(self, x):
-        h, w = self.v.shape[2:]
-        return super().forward(F.pad(x, (w // 2, w // 2, h - 1, 0)))
+    @property
+    def margins(self) -> Margins:
+        height, width = self.v.shape[2:]
+        return width // 2, width // 2, height - 1, 0
 
 
-class DownRightShiftedConv2d(WeightNormConv2d):
+class DownRightShiftedConv2d(ShiftedConv2d):
     """The output at (r, c) sees rows r - h + 1 .. r and columns c - w + 1 .. c of the input; stride as above."""
 
-    def forward(self, x):
-        h, w = self.v.shape[2:]
-        return super().forward(F.pad(x, (w - 1, 0, h - 1, 0)))
+    @property
+    def margins(self) -> Margins:
+        height, width = self.v.shape[2:]
+        return width - 1, 0, height - 1, 0
 
 
 class DownShiftedConvTranspose2d(WeightNormConvTranspose2d):

@@ -34,7 +34,7 @@ class WeightNorm(DataInitialized):
     def weight(self) -> Tensor:
         """The effective weight g v / |v|, of v's shape."""
         self.require_initialized()
-        return self.v * (self.g.view(self._g_shape) / self.v.square().sum(self._norm_axes, keepdim=True).sqrt())
+        return self.v * (self.g.view(self._g_shape) / torch.linalg.vector_norm(self.v, dim=self._norm_axes, keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.initializing:
