@@ -121,7 +121,7 @@ def test_energy_normalises_in_the_plane():
     """A net trained against a wide Gaussian on four blobs: exp(-energy - log Z) sums to one on a grid, and fits the blobs."""
     torch.manual_seed(3)
     spec = DataSpec((2, 1, 1), None)
-    flow = Flow(spec, None, Rescale(0.5, 0.0), lambda shape: ([], shape), StandardNormal, False)
+    flow = Flow(spec, None, None, lambda shape: ([Rescale(0.5, 0.0)], shape), StandardNormal, False)
     model = FlowContrastive(spec, flow, ConvEnergy([2, 1, 1], 32, 1, 0.2))
     centres = torch.tensor([[1.5, 1.5], [-1.5, 1.5], [1.5, -1.5], [-1.5, -1.5]])
 
