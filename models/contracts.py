@@ -216,9 +216,13 @@ class CausalNet(nn.Module):
         """An empty cache for ``n`` samples, or None: 'no cache, call forward'."""
         return None
 
+    @torch.no_grad()
     def step(self, x_prev: Tensor | None, position: int, cache) -> Tensor:
-        """Head parameters [n, P / groups] at ``position``, given the values [n, C / groups] of the one before (None at 0)."""
-        raise NotImplementedError
+        """Head parameters [n, P / groups] at ``position``, given the values [n, C / groups] of the one before (None at 0).
+
+        Positions come in order. Here for a cache that knows how to step.
+        """
+        return cache.step(x_prev, position)
 
     def select(self, permutation: Tensor | None, member: int) -> None:
         """From now on the net's raster position i holds the data's pixel ``permutation[i]`` (None: i).

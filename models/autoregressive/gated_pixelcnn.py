@@ -86,10 +86,6 @@ class GatedPixelCNN(CausalNet):
     def start(self, n: int, y: Tensor | None = None) -> Cache:
         return Cache(self, n, y)
 
-    @torch.no_grad()
-    def step(self, x_prev: Tensor | None, position: int, cache: Cache) -> Tensor:
-        return cache.step(x_prev, position)
-
 
 class CachedColumn:
     """The vertical part of a layer, a row at a time; ``order`` is that of the horizontal part's outputs."""

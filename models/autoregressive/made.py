@@ -96,10 +96,6 @@ class MADE(CausalNet):
     def start(self, n: int, y: Tensor | None = None) -> Cache:
         return Cache(self, n, y)
 
-    @torch.no_grad()
-    def step(self, x_prev: Tensor | None, position: int, cache: Cache) -> Tensor:
-        return cache.step(x_prev, position)
-
 
 class Cache:
     """Hidden units sorted by degree: a token settles those of its own place, in every layer, and no weight is read twice.

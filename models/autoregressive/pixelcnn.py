@@ -74,10 +74,6 @@ class PixelCNN(CausalNet):
     def start(self, n: int, y: Tensor | None = None) -> Cache:
         return Cache(self, n, y)
 
-    @torch.no_grad()
-    def step(self, x_prev: Tensor | None, position: int, cache: Cache) -> Tensor:
-        return cache.step(x_prev, position)
-
 
 class Cache(MaskedConvCache):
     def __init__(self, net: PixelCNN, n: int, y: Tensor | None):

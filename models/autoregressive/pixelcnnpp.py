@@ -161,7 +161,3 @@ class PixelCNNpp(CausalNet):
     @torch.no_grad()
     def start(self, n: int, y: Tensor | None = None) -> Cache:
         return Cache(self, n, y)
-
-    @torch.no_grad()
-    def step(self, x_prev: Tensor | None, position: int, cache: Cache) -> Tensor:
-        return cache.step(x_prev, position)

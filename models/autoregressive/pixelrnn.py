@@ -67,10 +67,6 @@ class PixelRNN(CausalNet):
     def start(self, n: int, y: Tensor | None = None) -> Cache:
         return Cache(self, n, y)
 
-    @torch.no_grad()
-    def step(self, x_prev: Tensor | None, position: int, cache: Cache) -> Tensor:
-        return cache.step(x_prev, position)
-
 
 class Cache:
     """What PixelRNN remembers between the positions of ``n`` samples."""
