@@ -12,7 +12,7 @@ from scipy.stats import logistic
 
 from models.coding.coder import Decoder, Encoder, code_images
 from models.contracts import DataSpec, Kind
-from models.distributions.discretized import ConditionalLogistic, DiscretizedMixture, LearnedMixture
+from models.distributions.discretized import ConditionalMixture, DiscretizedMixture, LearnedMixture
 from models.flow.idf import IntegerFlow
 from models.flow.multiscale import MultiScale
 from models.transforms.coupling import Coupling
@@ -38,7 +38,7 @@ def step(levels):
 
 
 def split(levels):
-    return partial(Split, prior=partial(ConditionalLogistic, conditioner=NET, levels=levels))
+    return partial(Split, prior=partial(ConditionalMixture, conditioner=NET, components=2, levels=levels))
 
 
 def multi_scale(levels, num_levels):
@@ -214,15 +214,15 @@ def test_probabilities_sum_to_one_over_all_integers_and_draws_have_them(name):
 
 
 def test_terms_latents_and_gradients():
-    model = flow((1, 8, 8), 17, multi_scale(17, 2))
-    x = torch.randint(0, 17, (4, 1, 8, 8), dtype=torch.uint8)
+    model = flow((4, 8, 8), 17, multi_scale(17, 2), scatter=0.1)
+    x = torch.randint(0, 17, (4, 4, 8, 8), dtype=torch.uint8)
     score = model(x)
     assert list(score.terms) == ["grid", "logdet/0", "split/0", "logdet/1", "base"]
     torch.testing.assert_close(score.terms["split/0"] + score.terms["base"], score.nats)
     score.nats.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
     rest, top = model.encode(x)
-    assert rest.shape == (4, 2, 4, 4) and top.shape == (4, 8, 2, 2)
+    assert rest.shape == (4, 8, 4, 4) and top.shape == (4, 32, 2, 2)
     assert (32 * torch.cat([rest.flatten(), top.flatten()]) % 1 == 0).all()
     assert model.decode([rest, top]).equal(x)
     samples = model.sample(30, temperature=3.0)

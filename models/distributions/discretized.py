@@ -93,6 +93,13 @@ class DiscretizedMixture(Distribution):
         z.copy_(low * self.step)
 
 
+def spread(components: int) -> Tensor:
+    """Means to start from: apart, evenly over the data's range. ValueError for fewer than one."""
+    if components < 1:
+        raise ValueError(f"a mixture has at least one component; got {components}")
+    return (torch.arange(components) - (components - 1) / 2) / components
+
+
 class LearnedMixture(Conditional):
     """A free mixture of ``components`` for each number of ``shape``, on the grid of ``levels``: the prior of the last level.
 
@@ -102,30 +109,34 @@ class LearnedMixture(Conditional):
 
     def __init__(self, shape: Sequence[int], components: int, levels: int):
         super().__init__()
-        if components < 1:
-            raise ValueError(f"a mixture has at least one component; got {components}")
         self.step = grid_step(levels)
         size = (1, components, *shape)
-        means = (torch.arange(components) - (components - 1) / 2) / components
         self.logits = nn.Parameter(torch.zeros(size))
-        self.mean = nn.Parameter(means.view(-1, *(1 for _ in shape)).expand(size).clone())
+        self.mean = nn.Parameter(spread(components).view(-1, *(1 for _ in shape)).expand(size).clone())
         self.log_scale = nn.Parameter(torch.full(size, LOG_SCALE_AT_START))
 
     def forward(self, context: Tensor | None = None) -> DiscretizedMixture:
         return DiscretizedMixture(self.logits, self.mean, self.log_scale, self.step)
 
 
-class ConditionalLogistic(Conditional):
-    """One logistic for each number of [B, out, H, W] on the grid of ``levels``: the prior of what a split factors out.
+class ConditionalMixture(Conditional):
+    """A mixture of ``components`` for each number of [B, out, H, W] on the grid of ``levels``: the prior of what a split factors out.
 
-    Means and log scales are ``conditioner(in_channels, 2 * out_channels)`` of a [B, in, H, W].
+    Means, log scales and, of several components, logits are ``conditioner(in_channels, 2 or 3 * components * out_channels)`` of a
+    [B, in, H, W]. The paper's has one component. It starts as ``LearnedMixture`` does.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, conditioner: Callable[[int, int], nn.Module], levels: int):
+    def __init__(
+        self, in_channels: int, out_channels: int, conditioner: Callable[[int, int], nn.Module], components: int, levels: int
+    ):
         super().__init__()
-        self.step = grid_step(levels)
-        self.net = conditioner(in_channels, 2 * out_channels)
+        self.step, self.components = grid_step(levels), components
+        self.net = conditioner(in_channels, (3 if components > 1 else 2) * components * out_channels)
+        self.register_buffer("offsets", spread(components).view(-1, 1, 1, 1), persistent=False)
 
     def forward(self, context: Tensor | None = None) -> DiscretizedMixture:
-        mean, log_scale = (t.unsqueeze(1) for t in self.net(context).chunk(2, 1))
-        return DiscretizedMixture(torch.zeros_like(mean), mean, LOG_SCALE_AT_START + log_scale, self.step)
+        blocks = full_precision(self.net(context)).unflatten(1, (self.components, -1))
+        out_channels = blocks.shape[2] // (3 if self.components > 1 else 2)
+        mean, log_scale, logits = blocks.tensor_split((out_channels, 2 * out_channels), 2)
+        logits = logits if self.components > 1 else torch.zeros_like(mean)
+        return DiscretizedMixture(logits, mean + self.offsets, log_scale + LOG_SCALE_AT_START, self.step)
