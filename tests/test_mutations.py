@@ -17,6 +17,7 @@ from models.autoregressive.model import Autoregressive
 from models.autoregressive.orders import Column
 from models.build import ConfigError, instantiate
 from models.contracts import GenerativeModel, Kind, Score
+from models.distributions import discretized
 from models.evaluators.nearest import nearest
 from models.latent.vae import VAE
 from models.likelihoods import logistic
@@ -32,6 +33,7 @@ from models.transforms.autoregressive import InverseAutoregressive, MaskedAutore
 from models.transforms.conv1x1 import Conv1x1
 from models.transforms.coupling import Coupling
 from models.transforms.dequantize import UniformDequantization
+from models.transforms.integer import IntegerShift
 from models.transforms.logit import Logit
 from models.transforms.partitions import Checkerboard
 from models.transforms.planar import Planar
@@ -666,3 +668,20 @@ def test_forgotten_log_det_of_the_logit(monkeypatch):
         assert_caught(law, lambda: patch.setattr(Logit, "_log_det", forgotten), "not close")
     law = partial(normalized, "model=realnvp")
     assert_caught(law, lambda: monkeypatch.setattr(Logit, "_log_det", forgotten), "probabilities sum to")
+
+
+# --- integer flows --------------------------------------------------------------------------------------------------------
+
+
+def test_a_translation_that_is_rounded_one_way_only(monkeypatch):
+    law = lambda: check_bijections(tiny("model=idf", shape=(1, 4, 4)))  # noqa: E731
+    unrounded = lambda self, z, params: (z - params, torch.zeros_like(z))  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(IntegerShift, "inverse", unrounded), "not close")
+
+
+def test_integers_at_the_edges_of_their_bins(monkeypatch):
+    """The masses of all integers still sum to 1; those of the images no longer to what is drawn."""
+    mass = discretized.interval_log_prob
+    shifted = lambda low, high, *rest: mass(low + 0.5, high + 0.5, *rest)  # noqa: E731
+    law = partial(normalized, "model=idf")
+    assert_caught(law, lambda: monkeypatch.setattr(discretized, "interval_log_prob", shifted), "probabilities sum to")
