@@ -104,7 +104,7 @@ def broaden(model: GenerativeModel) -> None:
 
 
 def mass_on_data(model: GenerativeModel, y: int | None, draws: int = 20_000) -> tuple[float, float]:
-    """What the probabilities must sum to, and its standard error: 1, or for a model of all reals or integers what lies on the data.
+    """What the probabilities must sum to, and its standard error: 1, or of a model of all reals or integers what is on the data.
 
     Found from the sampling direction alone: the fraction of draws inside [0, 1]^D or {0..K-1}^D.
     """

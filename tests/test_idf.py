@@ -256,7 +256,7 @@ def coded(model, x) -> bytes:
 
 @pytest.mark.parametrize("shape, levels, num_levels", [((1, 8, 8), 17, 2), ((3, 8, 12), 256, 2), ((1, 4, 2), 2, 1)])
 def test_images_come_back_at_the_cost_of_their_score(shape, levels, num_levels):
-    model = flow(shape, levels, multi_scale(levels, num_levels), scatter=0.05)  # so that no value costs more than a rare one's 24 bits
+    model = flow(shape, levels, multi_scale(levels, num_levels), scatter=0.05)  # no value is so rare that it costs 24 bits
     x = torch.randint(0, levels, (7, *shape), dtype=torch.uint8)
     bits = -model(x).nats.double().sum().item() / log(2)
     assert -32 <= 8 * len(coded(model, x)) - bits <= 1e-4 * bits + 64

@@ -120,7 +120,7 @@ class LearnedMixture(Conditional):
 
 
 class ConditionalMixture(Conditional):
-    """A mixture of ``components`` for each number of [B, out, H, W] on the grid of ``levels``: the prior of what a split factors out.
+    """A mixture of ``components`` for each number of [B, out, H, W], on the grid of ``levels``: the prior of what is split off.
 
     Means, log scales and, of several components, logits are ``conditioner(in_channels, 2 or 3 * components * out_channels)`` of a
     [B, in, H, W]. The paper's has one component. It starts as ``LearnedMixture`` does.

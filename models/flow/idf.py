@@ -29,7 +29,7 @@ class IntegerFlow(Flow):
         base: Callable[..., Conditional],
     ):
         if spec.levels is None:
-            raise ValueError("an integer flow is over integers and these data are continuous: choose data with levels, or model=glow")
+            raise ValueError("an integer flow is over integers and these data are continuous: choose model=glow")
         super().__init__(spec, Grid(spec.levels), None, architecture, base, False)
 
     @torch.no_grad()

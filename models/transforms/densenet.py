@@ -27,7 +27,7 @@ class DenseNet(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, width: int, depth: int):
         super().__init__()
         if width < depth:
-            raise ValueError(f"each of the {depth} layers adds at least one of the width={width} channels: set width to at least depth")
+            raise ValueError(f"each of {depth} layers adds one or more of the width={width} channels: set width to at least depth")
         ends = [in_channels + width * layer // depth for layer in range(depth + 1)]
         self.layers = nn.Sequential(*(DenseLayer(start, end - start) for start, end in zip(ends, ends[1:])))
         self.last = nn.Conv2d(in_channels + width, out_channels, 3, padding=1)
