@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import log
 
 import torch
 import torch.nn.functional as F
@@ -36,16 +37,15 @@ class DiscretizedMixture(Distribution):
         P(z) = sum_m w_m [sigmoid((z + step/2 - mean_m) / scale_m) - sigmoid((z - step/2 - mean_m) / scale_m)]
 
     ``logits``, ``mean`` and ``log_scale`` are [B|1, M, *event], weights w = softmax(logits) for each number. Hoogeboom et al.
-    2019, arXiv:1905.07376, eqs. 10 to 12. Deviations: masses are exact at every scale, where the released code adds 1e-8 to
+    2019, arXiv:1905.07376. Deviations: masses are exact at every scale, where the released code adds 1e-8 to
     what it takes the log of; a scale is at least step / e^4.
     """
 
     def __init__(self, logits: Tensor, mean: Tensor, log_scale: Tensor, step: float):
         self.step = step
         self.log_weights = full_precision(logits).log_softmax(1)
-        self.location = full_precision(mean) / step  # of here on, in steps
-        scales = full_precision(log_scale) - full_precision(log_scale).new_tensor(step).log()
-        self.rate = (-scales).clamp(MIN_LOG_RATE, MAX_LOG_RATE).exp()
+        self.location = full_precision(mean) / step  # from here on in steps
+        self.rate = (log(step) - full_precision(log_scale)).clamp(MIN_LOG_RATE, MAX_LOG_RATE).exp()
 
     def log_prob_map(self, z: Tensor) -> Tensor:
         """log P of each number: nats [B, *event]."""

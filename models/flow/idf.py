@@ -16,7 +16,7 @@ from models.transforms.split import Split
 class IntegerFlow(Flow):
     """P(x) = P_base(f(x)): f a bijection of the integers, so that there is no volume to count and nothing to dequantize.
 
-    Hoogeboom et al. 2019, arXiv:1905.07376, eq. 2. ``architecture(shape)`` as in every Flow, of transforms that stay on the
+    Hoogeboom et al. 2019, arXiv:1905.07376. ``architecture(shape)`` as in every Flow, of transforms that stay on the
     Grid; ``base(shape)`` and the priors of splits are DiscretizedMixtures. The score is EXACT. The probabilities of all
     integers sum to 1; those of images in {0..K-1} to less, as f knows no ends: what lies beyond them is lost to the model, and
     a sample of it is clamped. Latents are the integers themselves, on the grid.

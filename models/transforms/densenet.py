@@ -21,13 +21,13 @@ class DenseLayer(nn.Module):
 class DenseNet(nn.Module):
     """``depth`` dense layers that add ``width`` channels in all, then a 3x3 conv of zeros: [B, in, H, W] -> [B, out, H, W].
 
-    Hoogeboom et al. 2019, arXiv:1905.07376, sec. 5 and the released code (networks.py). The context is ignored.
+    Hoogeboom et al. 2019, arXiv:1905.07376, and its released code (networks.py). The context is ignored.
     """
 
     def __init__(self, in_channels: int, out_channels: int, width: int, depth: int):
         super().__init__()
         if width < depth:
-            raise ValueError(f"each of {depth} layers adds one or more of the width={width} channels: set width to at least depth")
+            raise ValueError(f"each of {depth} layers adds some of the width={width} channels: set width to at least depth")
         ends = [in_channels + width * layer // depth for layer in range(depth + 1)]
         self.layers = nn.Sequential(*(DenseLayer(start, end - start) for start, end in zip(ends, ends[1:])))
         self.last = nn.Conv2d(in_channels + width, out_channels, 3, padding=1)

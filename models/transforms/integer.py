@@ -58,8 +58,8 @@ class Grid(Transform):
 class IntegerShift(ScalarMap):
     """z = x + step round(shift / step): a translation on the grid of ``levels``, a bijection of integers.
 
-    The gradient passes the rounding as if it were not there (straight through). Hoogeboom et al. 2019, arXiv:1905.07376,
-    eqs. 6 to 8. Deviation: a translation is at most 2^14 steps long, which keeps float32 exact.
+    The gradient passes the rounding as if it were not there (straight through). Hoogeboom et al. 2019, arXiv:1905.07376.
+    Deviation: a translation is at most 2^14 steps long, which keeps float32 exact.
     """
 
     num_params = 1
