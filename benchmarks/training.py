@@ -55,7 +55,7 @@ class Contestant:
         self.dims = batch[0][0].numel()
         self.optimizer = instantiate(config["system"]["optimizer"])(nats.parameters())
         if compiled:
-            nats.compile()
+            nats.compile(options={"fallback_random": not batch[0].is_cuda})  # as ``models.training`` does
 
     def loss(self) -> Tensor:
         return -self.nats(*self.batch).mean() / self.dims

@@ -13,7 +13,7 @@ import torch
 from models import checkpoints
 from models.build import ConfigError, check_target, instantiate
 from models.nn.data_init import initialize
-from models.reopen import build_model, evaluate_run, load_weights
+from models.reopen import build_model, device_of, evaluate_run, load_weights
 from models.seeding import isolated
 
 INIT_EXAMPLES = 256
@@ -82,7 +82,8 @@ def train(folder: Path, config: dict, model, datamodule) -> str:
     if settings.get("channels_last"):  # runs from before the option lack it
         model.to(memory_format=torch.channels_last)
     if config["compile"]:
-        model.compile()
+        # On a CPU the compiler's own random numbers take longer than torch's; on a GPU they cost nothing.
+        model.compile(options={"fallback_random": device_of(config).type == "cpu"})
 
     trainer = pl.Trainer(
         max_epochs=1,

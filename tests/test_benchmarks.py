@@ -1,11 +1,12 @@
-"""The overhead benchmark runs and reports what it says; how fast anything is, no test decides."""
+"""The benchmarks run and report what they say; how fast anything is, no test decides."""
 
 import json
 
 import pytest
 import torch
 
-from benchmarks import overhead
+from benchmarks import common, overhead, sampling, training
+from benchmarks.rivals import pixelcnnpp as published
 
 
 class Time:
@@ -44,11 +45,9 @@ def test_clock_reads_the_time_of_a_step_whether_or_not_the_loop_asks_ahead(monke
 def test_tiny_run_reports_every_loop_and_holds_ratios_to_targets(monkeypatch, tmp_path, capsys):
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(overhead, "ROOT", tmp_path)
-    threads = torch.get_num_threads()
     try:
         result = overhead.main("--cases vae --rounds 2 --steps 6 --tracker csv --write".split())
     finally:
-        torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(False)
     rows = {row["quantity"]: row for row in result["rows"]}
     steps = ["bare step, ms", "lightning step, ms", "logpx step, ms"]
@@ -84,3 +83,76 @@ def test_long_steps_have_the_strict_target_and_short_ones_none(monkeypatch):
     scale = 0.5
     row = overhead.measure("short", case, 3, None, "csv")[3]
     assert row["median"] == pytest.approx(1.1) and row["target"] is None and row["met"] is None
+
+
+SMALL = ["model.net.num_filters=4", "model.net.num_resnet=1", "model.net.num_scales=2", "data.batch_size=2"]
+
+
+def test_training_compares_the_same_arithmetic_and_uses_less_memory(monkeypatch, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(training, "ROOT", tmp_path)
+    result = training.main(["model=pixelcnnpp", *SMALL, "--rounds", "2", "--eager", "--write"])
+    rows = {row["quantity"]: row for row in result["rows"]}
+    forms = ["published", "ours", "ours checkpointed"]
+    assert list(rows)[:6] == [f"{form} {what}" for what in ("step, ms", "peak, MB") for form in forms]
+    assert [(row["target"], row["at_least"]) for row in result["rows"][6:]] == [(1.05, True), (None, True), (0.9, False), (0.6, False)]
+    assert 0 < result["environment"]["loss_difference"] < 1e-4 and result["environment"]["clock"] == "CPU time"
+    memory = [rows[f"peak memory: ours{form} / published"] for form in ("", " checkpointed")]
+    assert all(row["met"] for row in memory) and memory[0]["median"] > memory[1]["median"]
+    assert json.loads((tmp_path / "results/benchmarks/training_pixelcnnpp.json").read_text()) == result
+    assert "images/s: ours / published  " in capsys.readouterr().out
+
+
+def test_training_refuses_other_arithmetic(monkeypatch):
+    forward = published.Residual.forward
+    monkeypatch.setattr(published.Residual, "forward", lambda self, x, a=None: 1.001 * forward(self, x, a))
+    with pytest.raises(SystemExit, match="does other arithmetic"):
+        training.main(["model=pixelcnnpp", *SMALL, "--eager"])
+
+
+def test_training_says_what_it_needs(capsys):
+    for arguments, message in ((["data=digits"], "give model=NAME once"), (["model=vae"], "write benchmarks/rivals/vae.py")):
+        with pytest.raises(SystemExit):
+            training.main(arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_peak_is_the_most_that_lives_at_once():
+    def work():
+        first = torch.ones(1000, 1000)
+        second = first + 1
+        del first, second
+        torch.ones(500, 1000)
+
+    assert training.peak_of_cpu_allocations(work) == pytest.approx(8e6, rel=0.01)
+
+
+def test_sampling_reports_both_ways_and_the_ideal(monkeypatch, tmp_path):
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(sampling, "ROOT", tmp_path)
+    monkeypatch.setattr(sampling, "CASES", {"pixelcnnpp": sampling.CASES["pixelcnnpp"]})
+    visited, draw = [], sampling.uncached_draw
+    monkeypatch.setattr(sampling, "uncached_draw", lambda *given: visited.append(given[-1]) or draw(*given))
+    shape = ["data.spec.shape=[3,4,6]", "likelihood.num_mixtures=2"]
+    result = sampling.main([*SMALL, *shape, "--rounds", "3", "--write"])
+    assert sorted(visited) == [0, 4, 8, 12, 16, 20]
+    assert [row["quantity"] for row in result["rows"]] == [
+        "cached, s", "uncached, s: 6 of 24 positions, scaled", "uncached / cached", "cached / forward pass",
+    ]  # fmt: skip
+    assert all(row["median"] > 0 and row["target"] is None for row in result["rows"])
+    assert json.loads((tmp_path / "results/benchmarks/sampling.json").read_text()) == result
+
+
+def test_sampling_of_a_net_without_a_cache_is_refused(monkeypatch):
+    from models.autoregressive.pixelcnnpp import PixelCNNpp
+
+    monkeypatch.setattr(PixelCNNpp, "start", lambda self, n, y=None: None)
+    with pytest.raises(SystemExit, match="has no cache"):
+        sampling.main([*SMALL, "data.spec.shape=[3,4,4]", "--models", "pixelcnnpp"])
+
+
+@pytest.mark.parametrize("at_least, met", [(True, True), (False, False)])
+def test_rows_are_held_to_bounds_from_either_side(at_least, met):
+    row = common.row("case", "ratio", [1.0, 3.0, 2.0], 1.5, at_least)
+    assert row["median"] == 2.0 and row["met"] is met
+    assert (">= 1.50  met" if at_least else "<= 1.50  NOT MET") in common.format_rows([row])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from models.contracts import DataSpec, Likelihood
 from models.likelihoods.levels import (
@@ -36,31 +35,34 @@ def bin_log_prob(t: Tensor, location: Tensor, rate: Tensor, levels: int) -> Tens
 
 
 class _BinLogProb(torch.autograd.Function):
-    """Keeps the two derivatives and no other map of the size of ``location``; those of ``t``'s size tell the edge bins."""
+    """Keeps its two inputs and nothing else of their size for the gradient. The maps that tell edge bins are of ``t``'s size."""
 
     @staticmethod
     def forward(ctx, t, location, rate, levels):
-        edge = (levels - 1) / 2
-        not_last, not_first = (t < edge).to(rate.dtype), (t > -edge).to(rate.dtype)
-        inner = not_last * not_first
-        to_upper, to_lower = t + 0.5 - location, location - (t - 0.5)
-        below, above = to_upper * rate, to_lower * rate
-        minus_width = torch.expm1(-rate)
-        log_prob = F.logsigmoid(below).mul_(not_last)
-        log_prob.addcmul_(F.logsigmoid(above), not_first).addcmul_((-minus_width).log_(), inner)
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            below, above = below.neg_().sigmoid_().mul_(not_last), above.neg_().sigmoid_().mul_(not_first)
-            by_rate = (below * to_upper).addcmul_(above, to_lower).addcmul_((1 + minus_width).div_(minus_width), inner, value=-1)
-            ctx.save_for_backward((above - below).mul_(rate), by_rate)
-            ctx.shapes = location.shape, rate.shape
-        return log_prob
+        ctx.save_for_backward(t, location, rate)
+        ctx.levels = levels
+        not_first, not_last, inner = _interior(t, levels, rate.dtype)
+        log_prob = F.logsigmoid((t + 0.5 - location).mul_(rate)).mul_(not_last)
+        log_prob.addcmul_(F.logsigmoid((location - (t - 0.5)).mul_(rate)), not_first)
+        return log_prob.addcmul_(torch.expm1(-rate).neg_().log_(), inner)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
-        by_location, by_rate = ctx.saved_tensors
-        location_shape, rate_shape = ctx.shapes
-        return None, (gradient * by_location).sum_to_size(location_shape), (gradient * by_rate).sum_to_size(rate_shape), None
+        t, location, rate = ctx.saved_tensors
+        not_first, not_last, inner = _interior(t, ctx.levels, rate.dtype)
+        upper, lower = t + 0.5 - location, location - (t - 0.5)
+        below, above = (-upper * rate).sigmoid() * not_last, (-lower * rate).sigmoid() * not_first
+        minus_width = torch.expm1(-rate)
+        by_location = (above - below) * rate
+        by_rate = below * upper + above * lower - (1 + minus_width) / minus_width * inner
+        return None, (gradient * by_location).sum_to_size(location.shape), (gradient * by_rate).sum_to_size(rate.shape), None
+
+
+def _interior(t: Tensor, levels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """1 where ``t`` is not the first level, not the last, neither of them; else 0."""
+    edge = (levels - 1) / 2
+    not_first, not_last = (t > -edge).to(dtype), (t < edge).to(dtype)
+    return not_first, not_last, not_first * not_last
 
 
 def bin_mean(location: Tensor, rate: Tensor, levels: int) -> Tensor:
@@ -130,7 +132,8 @@ class MixtureLogistic(Likelihood):
     def _parse(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits [B, M, H, W]; locations in centred levels and rates [B, M, C, H, W]; coefficients [B, M, C(C-1)/2, H, W]."""
         half = (self.levels - 1) / 2
-        blocks = at_least_float32(params).unflatten(1, (self.num_mixtures, -1))
+        params = at_least_float32(params).contiguous()  # strided as channels-last maps are, all below takes twice as long
+        blocks = params.unflatten(1, (self.num_mixtures, -1))
         logits, means, log_scales, coefficients = blocks.split(self._sizes(), 2)
         rates = (-log_scales.clamp(self.min_log_scale, MAX_LOG_SCALE)).exp() / half
         return logits.squeeze(2), means * half, rates, coefficients.tanh()

@@ -28,24 +28,21 @@ class _PaddedConcatELU(torch.autograd.Function):
     def forward(ctx, x, margins, dropout):
         ctx.margins, ctx.scale, kept = margins, 1 / (1 - dropout), None
         x = F.pad(x, margins) if any(margins) else x  # ELU(0) = 0
-        y = torch.cat([x, -x], 1)
         floor = x.abs().neg_().expm1_()
-        y.unflatten(1, (2, -1)).clamp_min_(floor[:, None])
+        y = torch.cat([torch.maximum(x, floor), torch.maximum(-x, floor)], 1)
         if dropout:
-            inner = _crop(y, margins)
-            kept = _draw_kept(inner, 1 - dropout)
-            inner.mul_(kept.to(y.dtype).mul_(ctx.scale))
+            kept = _draw_kept(y, margins, 1 - dropout)
+            y.mul_(kept.to(y.dtype).mul_(ctx.scale))
         ctx.save_for_backward(y, kept)
         return y
 
     @staticmethod
     def backward(ctx, gradient):
         y, kept = ctx.saved_tensors
-        gradient = torch.ops.aten.elu_backward(gradient, 1.0, ctx.scale, 1.0, True, y)  # scale * (1 or y / scale + 1)
-        gradient = _crop(gradient, ctx.margins)
+        gradient = torch.ops.aten.elu_backward(gradient, 1.0, ctx.scale, 1.0, True, y)  # scale, or y + scale below 0
         if kept is not None:
             gradient = gradient.mul_(kept.to(gradient.dtype))
-        positive, negative = gradient.chunk(2, 1)
+        positive, negative = _crop(gradient, ctx.margins).chunk(2, 1)
         return positive - negative, None, None
 
 
@@ -54,13 +51,15 @@ def _crop(x: Tensor, margins: Margins) -> Tensor:
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
 
-def _draw_kept(like: Tensor, probability: float) -> Tensor:
-    """Ones with that probability, else zeros: uint8, which costs a quarter of float's memory and converts faster than bool.
+def _draw_kept(y: Tensor, margins: Margins, probability: float) -> Tensor:
+    """Of y's shape: 1 with that probability, else 0; what the margins get does not matter.
 
-    Compiled for a CPU, a byte decides on each, so that the probability is a multiple of 1/256: the compiler's own generator
-    would take longer than the convolutions.
+    As bytes, which take a quarter of float's memory and convert faster than bool. A compiled graph on a CPU draws from eight
+    random bits each, so that the probability is a multiple of 1/256: torch's generator takes a third of a step there.
     """
-    if torch.compiler.is_compiling() and not like.is_cuda:
-        words = torch.randint(-(2**63), 2**63 - 1, ((like.numel() + 7) // 8,), device=like.device)
-        return (words.view(torch.uint8)[: like.numel()].view(like.shape) < round(256 * probability)).to(torch.uint8)
-    return torch.empty_like(like, dtype=torch.uint8).bernoulli_(probability)
+    if torch.compiler.is_compiling() and not y.is_cuda:
+        b, c, h, w = y.shape
+        words = torch.randint(-(2**63), 2**63 - 1, ((y.numel() + 7) // 8,))
+        levels = words.view(torch.uint8)[: y.numel()].view(b, h, w, c).permute(0, 3, 1, 2)  # as convolutions are laid out there
+        return levels.to(torch.float32) < round(256 * probability)
+    return F.pad(torch.empty_like(_crop(y, margins), dtype=torch.uint8).bernoulli_(probability), margins)
