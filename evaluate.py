@@ -14,12 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from models.build import ConfigError
 from models.compose import explain
+from models.reopen import evaluate_run, leave_group
 
 
 def evaluate_command(config: dict) -> bool:
     """What ``evaluate.py run=...`` does; whether every check among the evaluators passed."""
     from models.folder import read_config
-    from models.reopen import evaluate_run
     from models.report import write_report
     from models.table import format_records
 
@@ -80,5 +80,4 @@ if __name__ == "__main__":
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave_group()

@@ -63,6 +63,12 @@ def launched(*names: str) -> int | None:
     return next((int(os.environ[name]) for name in names if name in os.environ), None)
 
 
+def leave_group() -> None:
+    """End this process's part in distributed work, if it has any: threads of an open group can abort an exiting process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def device_of(config: dict) -> torch.device:
     """Where a run's evaluation happens: this rank's GPU if the trainer may use one."""
     if config["trainer"]["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available():

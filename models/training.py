@@ -13,7 +13,7 @@ import torch
 from models import checkpoints
 from models.build import ConfigError, check_target, instantiate
 from models.nn.data_init import initialize
-from models.reopen import build_model, device_of, evaluate_run, load_weights
+from models.reopen import build_model, device_of, evaluate_run, leave_group, load_weights
 from models.seeding import isolated
 
 INIT_EXAMPLES = 256
@@ -44,7 +44,10 @@ def num_steps(trainer: dict, batches_per_epoch: int) -> int:
 
 def fit(folder: Path, config: dict) -> str:
     """Train the run in ``folder`` to its end, from its newest whole checkpoint if it has one: 'finished' or 'stopped'."""
-    return train(folder, config, *build_model(config))
+    try:
+        return train(folder, config, *build_model(config))
+    finally:
+        leave_group()
 
 
 def train(folder: Path, config: dict, model, datamodule) -> str:
