@@ -10,28 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from models.contracts import Bijection, Conditional, DataSpec, GenerativeModel, Kind, Score, Transform, check_batch
-from models.transforms.dequantize import UniformDequantization
-from models.transforms.split import Split
+from models.transforms.dequantize import Dequantization
+from models.transforms.surjection import Surjection
 
 
 class Flow(GenerativeModel):
     """log p(v) = log p_base(z) + sum_i contribution_i over reals v, and P(x) = E_v|x [p(v) / q(v | x)] over integers x.
 
-    ``dequantization`` maps integers to v in [0, 1], ``preprocess`` (or None) moves v to the flow's range: continuous data
-    (``levels: null``) are scored as they are, without either. ``architecture(shape)`` makes the transforms and says what
+    ``dequantization`` maps integers to v, ``preprocess`` (or None) moves v in [0, 1] to the flow's range: continuous data
+    (``levels: null``) are scored as they are, without either. ``architecture(shape of v)`` makes the transforms and says what
     shape is left for ``base(shape)``; if ``conditional``, for ``base(shape, classes=...)``, which then depends on the
     labels. With dequantization the score is a WEIGHT: exp(nats) is an unbiased estimate of P(x), its mean a lower bound.
-    Mass that p puts outside the data's cube is lost, so the P(x) sum to at most 1.
+    Mass that p puts outside the data's cube (see ``Dequantization.on_data``) is lost, so the P(x) sum to at most 1.
 
-    Latents are a list, one entry for each Split in the order of encoding and the top last, each the standardised
-    residual of its distribution: under the model, independent draws of the standard normal or logistic. Labels y [B] are
-    needed if ``conditional`` (ValueError) and ignored otherwise.
+    Latents are a list, one entry for each Surjection in the order of encoding and the top last. Those of splits and of the top
+    are the standardised residuals of their distributions: under the model, independent draws of the standard normal or
+    logistic; for those of other surjections see there. Labels y [B] are needed if ``conditional`` (ValueError) and ignored
+    otherwise.
     """
 
     def __init__(
         self,
         spec: DataSpec,
-        dequantization: UniformDequantization | None,
+        dequantization: Dequantization | None,
         preprocess: Bijection | None,
         architecture: Callable[[tuple[int, int, int]], tuple[list[Transform], tuple[int, ...]]],
         base: Callable[..., Conditional],
@@ -48,7 +49,9 @@ class Flow(GenerativeModel):
             raise ValueError("conditional=true needs a base with labels: base._target_=models.distributions.bases.LearnedNormal")
         self.spec, self.conditional = spec, conditional
         self.dequantization = dequantization
-        transforms, shape = architecture(spec.shape)
+        if dequantization is not None and not dequantization.unit_interval:
+            preprocess = None
+        transforms, shape = architecture(spec.shape if dequantization is None else dequantization.shape(spec.shape))
         self.transforms = nn.ModuleList([] if preprocess is None else [preprocess])
         self.transforms.extend(transforms)
         self.base = base(shape, classes=spec.classes) if conditional else base(shape)
@@ -75,13 +78,13 @@ class Flow(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """``n`` draws; ``temperature`` scales the standard deviation of the base and of every split's prior."""
+        """``n`` draws; ``temperature`` scales the standard deviation of the base and of what surjections lost."""
         return self._integers(self.sample_continuous(n, y, temperature))
 
     def sample_continuous(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """``n`` reparameterised draws v [n, C, H, W]."""
         z = self.base(self._context(y)).rsample(n, temperature)
-        return self._invert(z, [None] * self.num_splits, y, temperature)
+        return self._invert(z, [None] * self.num_residuals, y, temperature)
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
@@ -89,7 +92,7 @@ class Flow(GenerativeModel):
         check_batch(x, self.spec)
         v, context, latents = x if self.dequantization is None else self.dequantization.midpoint(x), self._context(y), []
         for transform in self.transforms:
-            if isinstance(transform, Split):
+            if isinstance(transform, Surjection):
                 v, residual = transform.encode(v)
                 latents.append(residual)
             else:
@@ -104,18 +107,18 @@ class Flow(GenerativeModel):
     def decode_continuous(self, latents: list[Tensor | None], y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """The reals v [B, C, H, W] that ``decode`` rounds."""
         *residuals, top = latents
-        if len(residuals) != self.num_splits:
-            raise ValueError(f"this flow has {self.num_splits + 1} latents; got {len(latents)}")
+        if len(residuals) != self.num_residuals:
+            raise ValueError(f"this flow has {self.num_residuals + 1} latents; got {len(latents)}")
         return self._invert(self.base(self._context(y)).place(top), residuals, y, temperature)
 
     @property
-    def num_splits(self) -> int:
-        return sum(isinstance(transform, Split) for transform in self.transforms)
+    def num_residuals(self) -> int:
+        return sum(isinstance(transform, Surjection) for transform in self.transforms)
 
     def _invert(self, z: Tensor, residuals: list[Tensor | None], y: Tensor | None, temperature: float) -> Tensor:
         context, waiting = self._context(y), list(residuals)
         for transform in reversed(self.transforms):
-            if isinstance(transform, Split):
+            if isinstance(transform, Surjection):
                 z = transform.decode(z, waiting.pop(), temperature)
             else:
                 z = transform.inverse(z, context)

@@ -12,8 +12,9 @@ from math import ceil, log2
 import torch
 from torch import Tensor
 
-from models.contracts import Transform
+from models.contracts import Kind
 from models.distributions.normal import full_precision
+from models.transforms.dequantize import Dequantization
 from models.transforms.maps import ScalarMap
 from models.transforms.partitions import Partition
 
@@ -26,13 +27,15 @@ def grid_step(levels: int) -> float:
     return 2.0 ** -ceil(log2(levels))
 
 
-class Grid(Transform):
+class Grid(Dequantization):
     """z = (x - K // 2) step, for integers x [B, ...]: about [-1/2, 1/2), contribution 0, for every integer x is one z.
 
     ``inverse`` clamps to {0..K-1}, as uint8; ``integers`` does not.
     """
 
+    kind = Kind.EXACT
     term = "grid"
+    unit_interval = False
 
     def __init__(self, levels: int):
         super().__init__()
@@ -46,6 +49,10 @@ class Grid(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.midpoint(x), self.step.new_zeros(len(x))
+
+    def on_data(self, z: Tensor) -> Tensor:
+        x = self.integers(z).flatten(1)
+        return ((x >= 0) & (x < self.levels)).all(1)
 
     def integers(self, z: Tensor) -> Tensor:
         """x in int64, also where it is no level."""
