@@ -53,3 +53,22 @@ class Gate(ScalarMap):
         m, s = self.unpack(params)
         s = s + self.bias
         return m + (z - m) * (1 + torch.exp(-s)), -F.logsigmoid(s)
+
+
+class SoftplusAffine(ScalarMap):
+    """z = x softplus(h) + shift (the released code of Nielsen et al. 2020, arXiv:2007.02731, in its couplings of the plane).
+
+    Where all parameters are 0 it shrinks by log 2. The scale is bounded below by 0 alone and grows as h.
+    """
+
+    num_params = 2
+
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        shift, h = self.unpack(params)
+        scale = F.softplus(h)
+        return x * scale + shift, scale.log()
+
+    def inverse(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        shift, h = self.unpack(params)
+        scale = F.softplus(h)
+        return (z - shift) / scale, -scale.log()

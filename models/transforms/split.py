@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.contracts import Conditional, Transform
+from models.contracts import Conditional
 from models.distributions.normal import DiagonalNormal
 from models.transforms.conditioners import ZeroConv2d
+from models.transforms.surjection import Surjection
 
 
 class ConvNormal(Conditional):
@@ -38,13 +39,13 @@ class UnitNormal(Conditional):
         return DiagonalNormal(zero, zero)
 
 
-class Split(Transform):
+class Split(Surjection):
     """x = [a, b] -> a, contribution log p(b | a) (Dinh et al. 2016, arXiv:1605.08803, sec. 3.6; learned p as in Glow's code).
 
     The contribution is exact: nothing about x is lost, b is scored at once instead of by the base. ``prior(in_channels,
-    out_channels)`` makes the Conditional p(b | a), a DiagonalNormal. ``inverse`` redraws b. ``encode`` and ``decode`` pass b
-    on as its residual (b - mean(a)) / scale(a), which is standard normal under the model whatever a is; so a path between two
-    residuals, or residuals times a temperature, stay typical when a changes too.
+    out_channels)`` makes the Conditional p(b | a), a DiagonalNormal. The residual is that of b, (b - mean(a)) / scale(a), which
+    is standard normal under the model whatever a is; so a path between two residuals, or residuals times a temperature, stay
+    typical when a changes too.
     """
 
     term = "split"
@@ -60,16 +61,11 @@ class Split(Transform):
         a, b = x[:, : self.kept], x[:, self.kept :]
         return a, self.prior(a).log_prob(b)
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.decode(z)
-
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, residual of b): what ``decode`` needs to give x back."""
         a, b = x[:, : self.kept], x[:, self.kept :]
         return a, self.prior(a).standardize(b)
 
-    def decode(self, a: Tensor, residual: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """x from a and a stored residual, or from a and a draw at ``temperature``."""
-        prior = self.prior(a)
-        b = prior.rsample(a.shape[0], temperature) if residual is None else prior.place(residual)
-        return torch.cat([a, b], 1)
+    def decode(self, z: Tensor, residual: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        prior = self.prior(z)
+        b = prior.rsample(len(z), temperature) if residual is None else prior.place(residual)
+        return torch.cat([z, b], 1)
