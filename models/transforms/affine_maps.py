@@ -56,19 +56,23 @@ class Gate(ScalarMap):
 
 
 class SoftplusAffine(ScalarMap):
-    """z = x softplus(h) + shift (the released code of Nielsen et al. 2020, arXiv:2007.02731, in its couplings of the plane).
+    """z = x scale + shift, scale = softplus(h) + ``min_scale`` (Nielsen et al. 2020, arXiv:2007.02731, released toy couplings).
 
-    Where all parameters are 0 it shrinks by log 2. The scale is bounded below by 0 alone and grows as h.
+    Deviation: the released scale has no floor, and underflows for an h below -100.
     """
 
     num_params = 2
 
+    def __init__(self, min_scale: float):
+        super().__init__()
+        self.min_scale = min_scale
+
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         shift, h = self.unpack(params)
-        scale = F.softplus(h)
+        scale = F.softplus(h) + self.min_scale
         return x * scale + shift, scale.log()
 
     def inverse(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         shift, h = self.unpack(params)
-        scale = F.softplus(h)
+        scale = F.softplus(h) + self.min_scale
         return (z - shift) / scale, -scale.log()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -12,23 +10,25 @@ from models.transforms.logit import Logit
 
 
 class Box(Bijection):
-    """z = logit(alpha + (1 - 2 alpha) (x - low) / (high - low)) in each channel of [B, C, ...], for x in [low, high].
+    """z = logit(alpha + (1 - 2 alpha) u) in each channel of [B, C, ...], u in [0, 1] the place of x between the sides of a box.
 
-    ``low`` and ``high`` are numbers, or one a channel. With a logistic base and nothing between, it is the uniform distribution
-    on the box (but for ``alpha``, which keeps z finite at the sides: so much of the mass lies up to alpha beyond each).
-    An x outside has no density: NaN. ValueError for an empty box.
+    The sides are 0 and ``bound`` for the first ``num`` channels (None: for all), as Absolute leaves them, and -bound and bound for
+    the others. With a logistic base and nothing between, it is the uniform distribution on the box, but for ``alpha``, which
+    keeps z finite at the sides: so much of the mass lies up to a share alpha beyond each. An x outside has no density: NaN.
+    ValueError for an empty box.
     """
 
     term = "box"
 
-    def __init__(self, channels: int, low: float | Sequence[float], high: float | Sequence[float], alpha: float):
+    def __init__(self, channels: int, num: int | None, bound: float, alpha: float):
         super().__init__()
-        sides = [torch.as_tensor(side, dtype=torch.get_default_dtype()) for side in (low, high)]
-        if any(side.dim() and len(side) != channels for side in sides) or not (sides[0] < sides[1]).all():
-            raise ValueError(f"a box has a low below its high, numbers or {channels} each; got {low} and {high}")
+        if bound <= 0:
+            raise ValueError(f"bound must be positive; got {bound}")
         self.logit = Logit(alpha)
-        self.register_buffer("low", sides[0].expand(channels).clone(), persistent=False)
-        self.register_buffer("size", (sides[1] - sides[0]).expand(channels).clone(), persistent=False)
+        low = torch.full((channels,), -float(bound))
+        low[:num] = 0.0
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("size", bound - low, persistent=False)
 
     def _sides(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Low and size [C, 1, ...], and the log volume of the box []."""
