@@ -85,7 +85,7 @@ def by_passes(transform, z):
     x = torch.zeros_like(z)
     for place in range(z.shape[1]):
         candidate, log_slope = transform.scalar_map.inverse(z, transform.net(x).flatten(1))
-        x = torch.where(transform.net.order == place, candidate, x)
+        x = torch.where(transform.net.input_places == place, candidate, x)
     return x, log_slope.sum(1)
 
 

@@ -78,8 +78,8 @@ def test_a_belief_network_is_one_logistic_regression_a_pixel():
     flat = x.flatten(1).numpy()
     fitted = LogisticRegression().fit(flat[:, :5], flat[:, 5])
     with torch.no_grad():
-        model.net.direct.weight[5, :5] = torch.from_numpy(fitted.coef_[0])
-        model.net.direct.bias[5] = float(fitted.intercept_[0])
+        model.net.net.direct.weight[5, :5] = torch.from_numpy(fitted.coef_[0])
+        model.net.net.direct.bias[5] = float(fitted.intercept_[0])
         costs = model.cost_map(x).flatten(1)[:, 5]
     log_proba = fitted.predict_log_proba(flat[:, :5])[numpy.arange(200), flat[:, 5]]
     numpy.testing.assert_allclose(costs.numpy(), -log_proba, rtol=1e-9)
@@ -91,16 +91,16 @@ def test_masks_are_the_papers():
     seen = []
     for member in range(3):
         net.select(None, member)
-        first, second = net.degrees0, net.degrees1
+        first, second = net.net.degrees0, net.net.degrees1
         assert 0 <= first.min() and second.max() <= 6 and second.min() >= first.min()
-        assert torch.equal(net.mask1, first <= second[:, None])
-        paths = net.last_mask.int() @ net.mask1.int() @ net.mask0.int()
+        assert torch.equal(net.net.hidden[1].mask.bool(), first <= second[:, None])
+        paths = net.net.last.mask @ net.net.hidden[1].mask @ net.net.hidden[0].mask
         assert not paths.triu().any() and paths.any()
         seen.append(first.clone())
         assert torch.equal(dependence(net, (1, 1, 8)), torch.ones(8, 8).tril(-1).bool())
     assert not torch.equal(seen[0], seen[1])
     net.select(None, 0)
-    assert torch.equal(net.degrees0, seen[0])
+    assert torch.equal(net.net.degrees0, seen[0])
 
 
 @pytest.mark.parametrize("name", ["nade", "made deep"])

@@ -91,7 +91,7 @@ class MixtureChain(Distribution):
     def _walk(self, n: int, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
         """The vectors [n, D] whose element at each place is ``choose(place, outputs [n, 3 M])``."""
         walk, values = Walk(self.net, n), []
-        for place in range(len(self.net.order)):
+        for place in range(len(self.net.input_places)):
             values.append(choose(place, walk.step(place, values[-1] if values else None)))
         return torch.cat(values, 1)
 
