@@ -67,7 +67,7 @@ def main(config: DictConfig) -> None:
             print(table_command(plain), flush=True)
         elif not evaluate_command(plain):
             sys.exit(1)
-    except ConfigError as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
 

@@ -56,6 +56,13 @@ def test_two_ranks_count_each_example_once(trained):
     assert together["audit_failed"]["value"] == 0
 
 
+def test_what_a_model_cannot_answer_is_one_line(tmp_path):
+    folder = run(compose("model=made", "debug=tiny", "order=random", "order.num=2", f"runs_dir={tmp_path}")).folder
+    done = run_program("evaluate.py", f"run={folder}", "evaluators=[complete]", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: completing needs one order, and this model averages 2 of them\n"
+
+
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
     done = run_program("evaluate.py", "run=runs/nothing", cwd=tmp_path)
     assert done.returncode == 2
