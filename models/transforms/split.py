@@ -42,7 +42,7 @@ class UnitNormal(Conditional):
 class Split(Surjection):
     """x = [a, b] -> a, contribution log p(b | a) (Dinh et al. 2016, arXiv:1605.08803, sec. 3.6; learned p as in Glow's code).
 
-    The contribution is exact: nothing about x is lost, b is scored at once instead of by the base. ``prior(in_channels,
+    b is the last ``dropped`` channels (None: half of them, rounded up), scored at once instead of by the base. ``prior(in_channels,
     out_channels)`` makes the Conditional p(b | a), a DiagonalNormal. The residual is that of b, (b - mean(a)) / scale(a), which
     is standard normal under the model whatever a is; so a path between two residuals, or residuals times a temperature, stay
     typical when a changes too.
@@ -50,11 +50,13 @@ class Split(Surjection):
 
     term = "split"
 
-    def __init__(self, channels: int, prior: Callable[[int, int], Conditional]):
+    def __init__(self, channels: int, prior: Callable[[int, int], Conditional], dropped: int | None = None):
         super().__init__()
         if channels < 2:
             raise ValueError("a split needs at least two channels: squeeze first")
-        self.kept = channels // 2
+        if dropped is not None and not 1 <= dropped < channels:
+            raise ValueError(f"dropped must be at least 1 and leave one of {channels} channels; got {dropped}")
+        self.kept = channels // 2 if dropped is None else channels - dropped
         self.prior = prior(self.kept, channels - self.kept)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
