@@ -110,6 +110,6 @@ def test_the_run_is_its_own_record(trained, tmp_path):
 
 def test_a_failed_audit_fails_the_command(trained, monkeypatch, capsys):
     broken = {"metric": "audit_log_det_error", "value": 1.0, "stderr": None, "unit": "relative", "kind": "exact", "count": 1}
-    monkeypatch.setattr("models.reopen.evaluate_run", lambda *_, **__: [broken | {"passed": False}])
+    monkeypatch.setattr("evaluate.evaluate_run", lambda *_, **__: [broken | {"passed": False}])
     assert not evaluate.evaluate_command(COMMAND | {"run": str(trained)})
     assert "failed: audit_log_det_error" in capsys.readouterr().err
