@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from models.contracts import Bijection
+from models.transforms.actnorm import ActNorm
+from models.transforms.conv1x1 import Conv1x1
+from models.transforms.fused import NormedConv1x1
 
 
 class Sequential(Bijection):
-    """z = (T_k o ... o T_1)(x); the contributions add up. Raises TypeError for a part that is not a Bijection."""
+    """z = (T_k o ... o T_1)(x); the contributions add up. Raises TypeError for a part that is not a Bijection.
+
+    An ActNorm runs as one with the Conv1x1 after it.
+    """
 
     def __init__(self, parts: list[Bijection]):
         super().__init__()
+        self._steps: list[Bijection] = []  # a list registers no parameters a second time
         for part in parts:
             if not isinstance(part, Bijection):
                 raise TypeError(f"Sequential chains bijections; {type(part).__name__} is none (a Flow takes any Transform)")
+            if isinstance(part, Conv1x1) and self._steps and isinstance(self._steps[-1], ActNorm):
+                part = NormedConv1x1(self._steps.pop(), part)
+            self._steps.append(part)
         self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total = x.new_zeros(x.shape[0])
-        for part in self.parts:
-            x, contribution = part(x, context)
-            total = total + contribution
-        return x, total
+        contributions = []
+        for step in self._steps:
+            x, contribution = step(x, context)
+            contributions.append(contribution)
+        return x, torch.stack(contributions).sum(0)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total = z.new_zeros(z.shape[0])
-        for part in reversed(self.parts):
-            z, log_det = part.inverse_and_log_det(z, context)
-            total = total + log_det
-        return z, total
+        log_dets = []
+        for step in reversed(self._steps):
+            z, log_det = step.inverse_and_log_det(z, context)
+            log_dets.append(log_det)
+        return z, torch.stack(log_dets).sum(0)
