@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
+
 import torch
 from torch import Tensor, nn
 
-from models.contracts import Bijection
+from models.contracts import Bijection, Kind
 from models.transforms.actnorm import ActNorm
 from models.transforms.conv1x1 import Conv1x1
 from models.transforms.fused import NormedConv1x1
@@ -27,6 +30,11 @@ class Sequential(Bijection):
                 part = NormedConv1x1(self._steps.pop(), part)
             self._steps.append(part)
         self.parts = nn.ModuleList(parts)
+
+    @property
+    def kind(self) -> Kind:
+        """That of all parts together: a continuous flow's trace may be an estimate."""
+        return reduce(or_, (part.kind for part in self.parts), Kind.EXACT)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         contributions = []
