@@ -23,6 +23,9 @@ GAP = 4
 INK = "#787d86"
 """Text and lines on a transparent ground: a grey that reads on a white and on a dark page."""
 
+HIDDEN = (91, 121, 173)
+"""The colour of what a model is not shown of an image: no image's grey."""
+
 BLUE, ORANGE = "#4a7fe8", "#dd7426"
 """Two curves on a transparent ground."""
 
@@ -149,11 +152,22 @@ def save_points(panels: dict[str, Tensor], path: Path, bins: int = 160) -> None:
     save_maps(maps, (edges[0][0], edges[0][-1], edges[1][0], edges[1][-1]), path)
 
 
-def save_maps(maps: dict[str, np.ndarray], extent: tuple[float, float, float, float], path: Path) -> None:
-    """Non-negative maps [rows, columns], row 0 at the bottom, over ``extent`` (left, right, bottom, top), one panel each."""
-    figure, axes = _figure(len(maps), 4.0)
-    for axis, (name, values) in zip(axes, maps.items(), strict=True):
+def save_maps(
+    maps: dict[str, np.ndarray], extent: tuple[float, float, float, float], path: Path, lines: dict[str, np.ndarray] | None = None
+) -> None:
+    """Non-negative maps [rows, columns], row 0 at the bottom, over ``extent`` (left, right, bottom, top), one panel each.
+
+    ``lines`` are sets of lines [n, points, 2] in the same frame, a panel each after the maps.
+    """
+    lines = lines or {}
+    figure, axes = _figure(len(maps) + len(lines), 4.0)
+    for axis, (name, values) in zip(axes, maps.items()):
         axis.imshow(np.asarray(values), origin="lower", extent=extent, cmap="magma", aspect="equal", interpolation="nearest")
+        axis.set_title(name, fontsize=10)
+    for axis, (name, curves) in zip(axes[len(maps) :], lines.items(), strict=True):
+        for curve in curves:
+            axis.plot(curve[:, 0], curve[:, 1], color=BLUE, linewidth=0.7)
+        axis.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
         axis.set_title(name, fontsize=10)
     _write(figure, path)
 

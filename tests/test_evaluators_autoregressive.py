@@ -27,7 +27,7 @@ from models.build import ConfigError
 from models.compose import explain
 from models.contracts import CausalNet, DataSpec, GenerativeModel, Kind, Score, sum_event
 from models.evaluators.base import Context, evenly_spaced
-from models.evaluators.complete import HIDDEN, Complete
+from models.evaluators.complete import Complete
 from models.evaluators.cost_map import CostMap
 from models.evaluators.nearest import Nearest, median, nearest
 from models.evaluators.nll import NLL
@@ -35,7 +35,7 @@ from models.evaluators.out_of_distribution import OutOfDistribution, auroc
 from models.evaluators.samples import Samples
 from models.likelihoods.categorical import Categorical
 from models.likelihoods.gaussian import Gaussian
-from models.pictures import GAP, heat, rgb, save_histograms, save_labelled
+from models.pictures import GAP, HIDDEN, heat, rgb, save_histograms, save_labelled
 from models.run import run
 from models.table import format_records
 from tests.conftest import ROOT, compose, run_program

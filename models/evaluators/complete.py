@@ -7,11 +7,7 @@ from torch import Tensor
 
 from models.build import ConfigError
 from models.evaluators.base import Context, Evaluator
-from models.pictures import rgb, save_labelled
-
-HIDDEN = (91, 121, 173)
-"""The colour of what the model is not shown: no image's grey."""
-
+from models.pictures import HIDDEN, rgb, save_labelled
 
 class Complete(Evaluator):
     """``num`` rows: an image of the split, what is shown of it, and ``draws`` completions by the model; no number.

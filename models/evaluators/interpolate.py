@@ -7,6 +7,7 @@ from torch import Tensor
 
 from models.build import ConfigError
 from models.evaluators.base import Context, Evaluator
+from models.evaluators.latents import Latents
 from models.pictures import save_grid
 
 
@@ -26,9 +27,7 @@ class Interpolate(Evaluator):
 
     @torch.no_grad()
     def __call__(self, context: Context) -> list[dict]:
-        model = context.model
-        if not (hasattr(model, "encode") and hasattr(model, "decode")):
-            raise ConfigError("this model has no latents that it can decode: take interpolate out of evaluators")
+        model, latents = context.model, Latents(context.model, "interpolate")
         data = context.examples(2 * self.num)
         if len(data) < 2 * self.num:
             raise ConfigError(f"split={context.split} has {len(data)} examples: set evaluators.interpolate.num={len(data) // 2}")
@@ -36,22 +35,19 @@ class Interpolate(Evaluator):
             return []
         x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
         with context.noise("interpolate"):
-            columns = self._columns(model, x, y)
+            columns = self._columns(latents, x, y)
         (context.folder / "samples").mkdir(exist_ok=True)
         images = torch.stack(columns, 1).flatten(0, 1)
         path = context.folder / "samples" / f"interpolate_{context.split}_{context.weights}.png"
         save_grid(images, model.spec, path, columns=self.num)
         return []
 
-    def _columns(self, model, x: Tensor, y: Tensor | None) -> list[Tensor]:
-        latents = model.encode(x, y)
-        single = isinstance(latents, Tensor)
+    def _columns(self, latents: Latents, x: Tensor, y: Tensor | None) -> list[Tensor]:
+        levels = latents.encode(x, y)
         starts, ends = slice(0, None, 2), slice(1, None, 2)
         columns = [x[starts]]
         for step in range(1, self.num - 1):
             t = step / (self.num - 1)
-            z = [torch.lerp(part[starts], part[ends], t) for part in ([latents] if single else latents)]
             label = None if y is None else y[starts if t < 0.5 else ends]
-            image = model.decode(z[0] if single else z, label)
-            columns.append(image if model.spec.levels is None else image.round().clamp(0, model.spec.levels - 1).to(torch.uint8))
+            columns.append(latents.decode([torch.lerp(level[starts], level[ends], t) for level in levels], label))
         return [*columns, x[ends]]
