@@ -45,7 +45,7 @@ class CouplingLevels:
             if level and (height % 2 or width % 2):
                 raise ValueError(
                     f"num_couplings has {len(self.num_couplings)} levels and halves the sides between them, which "
-                    f"{tuple(shape)} images allow {level - 1} times: keep {level} levels, or choose data whose sides halve more often"
+                    f"{tuple(shape)} images allow {level - 1} times: keep {level} levels, or choose data that halve more often"
                 )
             if level:
                 parts.append(Squeeze())

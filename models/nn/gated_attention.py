@@ -65,33 +65,47 @@ class GatedAttention(nn.Module):
         return h + F.glu(self.out(self.dropout(seen)), 1)
 
 
+class GatedBlock(nn.Module):
+    """Gated conv - norm - gated attention - norm; without the last two if ``num_heads`` is None. [B, width, H, W] -> the same."""
+
+    def __init__(self, width: int, context_channels: int, num_heads: int | None, dropout: float):
+        super().__init__()
+        self.conv, self.norm_conv = GatedConv(width, context_channels, 1, dropout), PositionNorm(width)
+        self.attention = None
+        if num_heads is not None:
+            self.attention, self.norm_attention = GatedAttention(width, num_heads, dropout), PositionNorm(width)
+
+    def forward(self, h: Tensor, context: Tensor | None, place: Tensor | None) -> Tensor:
+        h = self.norm_conv(self.conv(h, context))
+        return h if self.attention is None else self.norm_attention(self.attention(h, place))
+
+
 class GatedAttentionNet(nn.Module):
-    """conv - ``num_blocks`` times (gated conv - norm - gated attention - norm) - conv: [B, in, H, W] -> [B, out, H, W].
+    """conv - ``num_blocks`` gated blocks - conv: [B, in, H, W] -> [B, out, H, W]. The last conv sees cELU(h) if ``elu_last``.
 
     Images are of ``shape`` (H, W), whose positions have a learned vector each; ``context_channels`` are those of a context of
-    that shape (0: a context is ignored). The sizes and the order are the released code's (flows.py, MixLogisticAttnCoupling).
-    Deviation: its convolutions are initialised by data too, but not weight-normalised.
+    that shape (0: a context is ignored). The sizes and the order are the released code's (flows.py, MixLogisticAttnCoupling),
+    whose nets for ImageNet have ``elu_last``. Deviation: its convolutions are initialised by data too, but not weight-normalised.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, shape: tuple[int, int], width: int, num_blocks: int, num_heads: int,
-        dropout: float, context_channels: int,
+        self, in_channels: int, out_channels: int, shape: tuple[int, int], width: int, num_blocks: int, num_heads: int | None,
+        dropout: float, elu_last: bool, context_channels: int,
     ):  # fmt: skip
         super().__init__()
         if num_heads and width % num_heads:
             raise ValueError(f"num_heads must divide the width of a gated attention net; got {num_heads} heads and width {width}")
-        self.place = nn.Parameter(0.01 * torch.randn(width, *shape))
+        self.elu_last = elu_last
+        self.place = None if num_heads is None else nn.Parameter(0.01 * torch.randn(width, *shape))
         self.first = WeightNormConv2d(in_channels, width, (3, 3))
-        self.convs = nn.ModuleList(GatedConv(width, context_channels, 1, dropout) for _ in range(num_blocks))
-        self.attentions = nn.ModuleList(GatedAttention(width, num_heads, dropout) for _ in range(num_blocks))
-        self.norms = nn.ModuleList(PositionNorm(width) for _ in range(2 * num_blocks))
-        self.last = WeightNormConv2d(width, out_channels, (3, 3), init_scale=0.1)
+        self.blocks = nn.ModuleList(GatedBlock(width, context_channels, num_heads, dropout) for _ in range(num_blocks))
+        self.last = WeightNormConv2d(width * (1 + elu_last), out_channels, (3, 3), init_scale=0.1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.first(F.pad(x, AROUND))
-        for conv, norm, attention, again in zip(self.convs, self.norms[::2], self.attentions, self.norms[1::2], strict=True):
-            h = again(attention(norm(conv(h, context)), self.place))
-        return self.last(F.pad(h, AROUND))
+        for block in self.blocks:
+            h = block(h, context, self.place)
+        return self.last(padded_concat_elu(h, AROUND) if self.elu_last else F.pad(h, AROUND))
 
 
 class StripesEncoder(nn.Module):

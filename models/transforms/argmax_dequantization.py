@@ -16,7 +16,7 @@ from models.transforms.dequantize import Dequantization
 class _Thresholded(Dequantization):
     """Numbers v = t(u; x) on the whole line, u ~ q(u | x) a conditional flow: contribution log |det dt/du| - log q(u | x).
 
-    ``width`` numbers for each sub-pixel, so that [B, C, H, W] becomes [B, C width, H, W]. ``noise(image_channels, shape)`` makes q.
+    ``width`` numbers for each sub-pixel: [B, C, H, W] becomes [B, C width, H, W]. ``noise(image_channels, shape)`` makes q.
     """
 
     unit_interval = False
