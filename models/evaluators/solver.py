@@ -14,7 +14,7 @@ from models.transforms.continuous import continuous_flows, count_evaluations
 class SolverError(Evaluator):
     """Function evaluations of a score, and the score's error by the solver, on ``num`` examples of the split.
 
-    ``solver_evaluations``: calls of the vector fields for the score of a batch, all continuous flows together; mean over batches.
+    ``solver_evaluations``: calls of the vector fields for the score of a batch, all flows together; mean over batches.
     ``solver_error_nats`` and ``solver_abs_error_nats``: mean of score - reference and of its absolute value, under the same noise,
     both in float64, where the reference has ``refine`` times smaller tolerances or as many times more steps.
 
