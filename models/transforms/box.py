@@ -14,8 +14,8 @@ class Box(Bijection):
 
     The sides are 0 and ``bound`` for the first ``num`` channels (None: for all), as Absolute leaves them, and -bound and bound for
     the others. With a logistic base and nothing between, it is the uniform distribution on the box, but for ``alpha``, which
-    keeps z finite at the sides: so much of the mass lies up to a share alpha beyond each. An x outside has no density: NaN.
-    ValueError for an empty box.
+    keeps z finite at the sides: so much of the mass lies up to a share alpha beyond each. An x outside has density 0, the
+    contribution -inf. ValueError for an empty box.
     """
 
     term = "box"
@@ -37,8 +37,10 @@ class Box(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         low, size, log_volume = self._sides(x)
-        z, log_det = self.logit((x - low) / size)
-        return z, log_det - log_volume
+        u = (x - low) / size
+        z, log_det = self.logit(u.clamp(0, 1))
+        inside = ((u >= 0) & (u <= 1)).flatten(1).all(1)
+        return z, torch.where(inside, log_det - log_volume, -torch.inf)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         low, size, log_volume = self._sides(z)
