@@ -13,6 +13,7 @@ from models.contracts import Bijection, DataSpec, GenerativeModel, Kind
 from models.flow.flow import Flow
 from models.latent.posteriors import DiagonalPosterior
 from models.nn.data_init import initialize
+from models.transforms.sequence import Sequential
 from tests.checks_bijection import check_bijection
 
 TINY = DataSpec((1, 2, 2), 3)
@@ -166,10 +167,19 @@ def check_bijections(model: GenerativeModel) -> None:
         if isinstance(module, Bijection):
             module.register_forward_hook(lambda m, inputs, output, name=name: (seen.setdefault(name, (m, inputs)), None)[1])
             _watch_inverse(module, name, seen)
+        if isinstance(module, Sequential):
+            module.register_forward_hook(_each_part)
     model.score(*random_batch(model.spec, 2))
     for module, inputs in list(seen.values()):
         x, context = inputs[0], inputs[1] if len(inputs) > 1 else None
         check_bijection(module, x.detach(), context if context is None else context.detach())
+
+
+def _each_part(sequence: Sequential, inputs: tuple, output: tuple) -> None:
+    """Run each part by itself too, as a sequence may run several as one."""
+    x, *context = inputs
+    for part in sequence.parts:
+        x, _ = part(x, *context)
 
 
 def _watch_inverse(module: Bijection, name: str, seen: dict) -> None:

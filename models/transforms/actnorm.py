@@ -24,12 +24,15 @@ class ActNorm(Bijection, DataInitialized):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
-    def _affine(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """bias and log scale, shaped to broadcast over x, and the log-det [1] of the forward direction."""
-        log_scale = LOG_SCALE_FACTOR * self.log_scale
-        log_det = log_scale.sum() * (x[0].numel() // x.shape[1])
-        shape = (-1,) + (1,) * (x.dim() - 2)
-        return self.bias.view(shape), log_scale.view(shape), log_det.expand(x.shape[0])
+    def coefficients(self) -> tuple[Tensor, Tensor]:
+        """scale and shift [C] of z = x scale + shift."""
+        self.require_initialized()
+        scale = torch.exp(LOG_SCALE_FACTOR * self.log_scale)
+        return scale, self.bias * scale
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """[B], of the forward direction."""
+        return (LOG_SCALE_FACTOR * self.log_scale.sum() * (x[0].numel() // x.shape[1])).expand(x.shape[0])
 
     def _initialize(self, x: Tensor) -> None:
         by_channel = x.detach().transpose(0, 1).flatten(1).to(self.bias.dtype)
@@ -38,14 +41,11 @@ class ActNorm(Bijection, DataInitialized):
         self.log_scale.copy_(-torch.log(std + 1e-6) / LOG_SCALE_FACTOR)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self.require_initialized()
         if self.initializing:
             self._initialize(x)
-        bias, log_scale, log_det = self._affine(x)
-        scale = log_scale.exp()
-        return torch.addcmul(bias * scale, x, scale), log_det
+        scale, shift = (v.view(-1, *[1] * (x.dim() - 2)) for v in self.coefficients())
+        return torch.addcmul(shift, x, scale), self.log_det(x)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self.require_initialized()
-        bias, log_scale, log_det = self._affine(z)
-        return z * torch.exp(-log_scale) - bias, -log_det
+        scale, shift = (v.view(-1, *[1] * (z.dim() - 2)) for v in self.coefficients())
+        return (z - shift) / scale, -self.log_det(z)

@@ -26,7 +26,8 @@ class ZeroConv2d(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(out_channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) * torch.exp(LOG_SCALE_FACTOR * self.log_scale)
+        scale = torch.exp(LOG_SCALE_FACTOR * self.log_scale)
+        return F.conv2d(x, self.conv.weight * scale[..., None], self.conv.bias * scale.flatten(), padding=1)
 
 
 class GlowNet(nn.Module):
@@ -47,9 +48,15 @@ class GlowNet(nn.Module):
         nn.init.normal_(self.conv2.weight, std=0.05)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = torch.relu(self.norm1(self.conv1(x))[0])
-        h = torch.relu(self.norm2(self.conv2(h))[0])
-        return self.last(h)
+        return self.last(_normed(self.conv2, self.norm2, _normed(self.conv1, self.norm1, x)))
+
+
+def _normed(conv: nn.Conv2d, norm: ActNorm, x: Tensor) -> Tensor:
+    """relu(norm(conv(x))) with the norm in the kernel and bias of the convolution, so that one map is kept in place of three."""
+    if norm.initializing:
+        norm(conv(x))
+    scale, shift = norm.coefficients()
+    return F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), shift, padding=conv.padding).relu_()
 
 
 class MLP(nn.Module):

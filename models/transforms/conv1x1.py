@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.contracts import Bijection
@@ -14,7 +15,7 @@ class Conv1x1(Bijection):
     Kingma & Dhariwal 2018, arXiv:1807.03039, sec. 3.2, eq. 10-11: W starts as a random rotation; the permutation P and the
     signs of s stay fixed. One matrix holds all that is learned: L strictly below the diagonal (which is 1 in L), U strictly
     above it, log |s| on it. Multiplied in full precision whatever autocast says, as a matrix product: float32 convolutions
-    run in TF32 by default.
+    run in TF32 by default. What comes out of images is in the channels-last memory format.
     """
 
     def __init__(self, channels: int):
@@ -27,30 +28,33 @@ class Conv1x1(Bijection):
         self.register_buffer("sign", diagonal.sign().float())
         self.register_buffer("order", permutation.argmax(1))  # W[i] = (L U)[order[i]]
 
-    def _lower_upper(self) -> tuple[Tensor, Tensor]:
-        diagonal = self.sign * self.factors.diagonal().exp()
-        return self.factors.tril(-1) + self._identity(), self.factors.triu(1) + torch.diag(diagonal)
+    def _upper(self) -> Tensor:
+        return self.factors.triu(1) + torch.diag(self.sign * self.factors.diagonal().exp())
 
-    def _identity(self) -> Tensor:
-        return torch.eye(len(self.sign), dtype=self.factors.dtype, device=self.factors.device)
+    def weight(self) -> Tensor:
+        """W [C, C]."""
+        upper = self._upper()
+        return torch.addmm(upper, self.factors.tril(-1), upper).index_select(0, self.order)
 
-    def _log_det(self, x: Tensor) -> Tensor:
+    def inverse_weight(self) -> Tensor:
+        """W^-1 = U^-1 L^-1 P^T [C, C] by two triangular solves of size C; it then serves every position."""
+        identity = torch.eye(len(self.order), dtype=self.factors.dtype, device=self.factors.device)
+        half = torch.linalg.solve_triangular(self.factors, identity[:, self.order], upper=False, unitriangular=True)
+        return torch.linalg.solve_triangular(self._upper(), half, upper=True)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """[B], of the forward direction."""
         return (self.factors.diagonal().sum() * (x[0].numel() // x.shape[1])).expand(x.shape[0])
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            lower, upper = self._lower_upper()
-            return _multiply((lower @ upper)[self.order], x), self._log_det(x)
+            return multiply(self.weight(), x), self.log_det(x)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Two triangular solves of size C give W^-1 = U^-1 L^-1 P^T, which then serves every position."""
         with torch.autocast(z.device.type, enabled=False):
-            lower, upper = self._lower_upper()
-            half = torch.linalg.solve_triangular(lower, self._identity()[:, self.order], upper=False, unitriangular=True)
-            return _multiply(torch.linalg.solve_triangular(upper, half, upper=True), z), -self._log_det(z)
+            return multiply(self.inverse_weight(), z), -self.log_det(z)
 
 
-def _multiply(weight: Tensor, x: Tensor) -> Tensor:
-    """``weight`` [C, C] times ``x`` [B, C, ...] at each position."""
-    columns = x.to(weight.dtype).reshape(x.shape[0], x.shape[1], -1)
-    return torch.bmm(weight.expand(x.shape[0], -1, -1), columns).view(x.shape)
+def multiply(weight: Tensor, x: Tensor, shift: Tensor | None = None) -> Tensor:
+    """``weight`` [C, C] times ``x`` [B, C, ...] plus ``shift`` [C] at each position."""
+    return F.linear(x.to(weight.dtype).movedim(1, -1), weight, shift).movedim(-1, 1)
