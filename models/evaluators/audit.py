@@ -57,6 +57,27 @@ def log_det_error(bijection: Bijection, x: Tensor, context: Tensor | None) -> fl
     return float((contribution[0] - log_det).abs() / (1 + log_det.abs()))
 
 
+def log_det_errors(calls: list, max_dims: int) -> tuple[dict[str, float], str]:
+    """``log_det_error`` of each bijection of ``recorded_calls`` at the first example it was given, by name.
+
+    An input of more than ``max_dims`` numbers is cropped to its corner; the text says which bijections take none.
+    """
+    errors, left_out = {}, []
+    for name, bijection, (x, *rest), _ in calls:
+        corner = crop(x, max_dims)
+        if corner is None:
+            left_out.append(f"{name}: {x[:1].numel()} dimensions are more than max_dims={max_dims}")
+            continue
+        side_input = rest[0][:1] if rest and rest[0] is not None else None
+        try:
+            errors[name] = log_det_error(bijection, corner, side_input)
+        except RuntimeError:
+            if corner.shape == x[:1].shape:
+                raise
+            left_out.append(f"{name}: takes no smaller images")
+    return errors, "; ".join(left_out)
+
+
 class Audit(Evaluator):
     """Checks on the trained model and ``num`` real examples.
 
@@ -133,21 +154,9 @@ class Audit(Evaluator):
         if not calls:
             skipped["log_det_error"] = "the score calls no bijection forward"
             return []
-        errors, left_out = {}, []
-        for name, bijection, (x, *rest), _ in calls:
-            corner = crop(x, self.max_dims)
-            if corner is None:
-                left_out.append(f"{name}: {x[:1].numel()} dimensions are more than max_dims={self.max_dims}")
-                continue
-            side_input = rest[0][:1] if rest and rest[0] is not None else None
-            try:
-                errors[name] = log_det_error(bijection, corner, side_input)
-            except RuntimeError:
-                if corner.shape == x[:1].shape:
-                    raise
-                left_out.append(f"{name}: takes no smaller images")
+        errors, left_out = log_det_errors(calls, self.max_dims)
         if left_out:
-            skipped["log_det_error"] = "; ".join(left_out)
+            skipped["log_det_error"] = left_out
         if not errors:
             return []
         worst = max(errors, key=errors.get)
