@@ -19,8 +19,9 @@ POINTS = 400
 
 
 class Density2D(Evaluator):
-    """Maps of ``num`` points of the split and ``num`` samples, and of the density, on ``bins`` x ``bins`` cells; samples/density2d_*.png.
+    """Maps of ``num`` points of the split, of as many samples and of the density, on ``bins`` x ``bins`` cells.
 
+    Written to samples/density2d_SPLIT_WEIGHTS.png.
     ``density2d_mass`` is the sum over the cells of density times area, where the model is normalized: at most 1, but for the
     error of the sum (midpoints), and lower by what lies outside the picture; that of a bound sums one draw of it in each cell.
 

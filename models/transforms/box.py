@@ -12,8 +12,8 @@ from models.transforms.logit import Logit
 class Box(Bijection):
     """z = logit(alpha + (1 - 2 alpha) u) in each channel of [B, C, ...], u in [0, 1] the place of x between the sides of a box.
 
-    The sides are 0 and ``bound`` for the first ``num`` channels (None: for all), as Absolute leaves them, and -bound and bound for
-    the others. With a logistic base and nothing between, it is the uniform distribution on the box, but for ``alpha``, which
+    The sides are 0 and ``bound`` for the first ``num`` channels (None: for all), as Absolute leaves them, and -bound and bound
+    for the others. With a logistic base and nothing between, it is the uniform distribution on the box, but for ``alpha``, which
     keeps z finite at the sides: so much of the mass lies up to a share alpha beyond each. An x outside has density 0, the
     contribution -inf. ValueError for an empty box.
     """

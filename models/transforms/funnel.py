@@ -49,8 +49,8 @@ class NetNormal(Conditional):
 class Funnel(Split):
     """x = [a, b] -> z = f(a; net(b)) without b, contribution sum log df/da + log p(b | z): a coupling, then a split.
 
-    Klein et al. 2021, arXiv:2112.08069, sec. 2. b is the last ``dropped`` of the channels, f the ``scalar_map`` and p the ``prior``,
-    which sees z. The residual is that of b under p. ValueError where ``dropped`` leaves nothing.
+    Klein et al. 2021, arXiv:2112.08069, sec. 2. b is the last ``dropped`` of the channels, f the ``scalar_map`` and p the
+    ``prior``, which sees z. The residual is that of b under p. ValueError where ``dropped`` leaves nothing.
     """
 
     term = "funnel"
@@ -81,7 +81,8 @@ class Funnel(Split):
 class ConvFunnel(Funnel):
     """A funnel of each 2x2 block: the upper left pixel moves by what the other three are, which are then dropped.
 
-    [B, C, H, W] -> [B, C, H/2, W/2], the convolution with stride 2 of Klein et al. 2021, sec. 2.2; its nets also see blocks beside.
+    [B, C, H, W] -> [B, C, H/2, W/2]: the released code's convolution of stride 2 by an invertible net, of which this is a form
+    whose nets also see the blocks beside.
     """
 
     def __init__(

@@ -16,9 +16,9 @@ from models.transforms.surjection import Surjection
 class MaxPool(Surjection):
     """The largest of each 2x2 block: [B, C, H, W] -> [B, C, H/2, W/2], contribution sum [-log 4 + log p(the offsets | z)].
 
-    Nielsen et al. 2020 (arXiv:2007.02731), table 3 and appendix on max pooling: each of the four places is as likely to hold the
-    largest value, and the other three lie below it by offsets >= 0 with p = ``offsets(C, 3 C)``, in the paper standard half-normal.
-    The residual is by how much each of the four lies below z [B, 4C, H/2, W/2]; decoded, the least of a block becomes 0.
+    Nielsen et al. 2020 (arXiv:2007.02731), table 3: each of the four places is as likely to hold the largest value, and the
+    other three lie below it by offsets >= 0 with p = ``offsets(C, 3 C)``, in the released code standard half-normal. The
+    residual is by how much each of the four lies below z [B, 4C, H/2, W/2]; decoded, the least of a block becomes 0.
     """
 
     term = "pool"

@@ -42,10 +42,10 @@ class UnitNormal(Conditional):
 class Split(Surjection):
     """x = [a, b] -> a, contribution log p(b | a) (Dinh et al. 2016, arXiv:1605.08803, sec. 3.6; learned p as in Glow's code).
 
-    b is the last ``dropped`` channels (None: half of them, rounded up), scored at once instead of by the base. ``prior(in_channels,
-    out_channels)`` makes the Conditional p(b | a), a DiagonalNormal. The residual is that of b, (b - mean(a)) / scale(a), which
-    is standard normal under the model whatever a is; so a path between two residuals, or residuals times a temperature, stay
-    typical when a changes too.
+    b is the last ``dropped`` channels (None: half of them, rounded up), scored at once instead of by the base.
+    ``prior(in_channels, out_channels)`` makes the Conditional p(b | a), a DiagonalNormal. The residual is that of b,
+    (b - mean(a)) / scale(a), which is standard normal under the model whatever a is; so a path between two residuals, or
+    residuals times a temperature, stay typical when a changes too.
     """
 
     term = "split"

@@ -26,7 +26,7 @@ class Surjection(Transform):
         raise NotImplementedError
 
     def decode(self, z: Tensor, residual: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """x from z and its residual, or a draw; ``temperature`` scales deviations and leaves choices of signs and orders alone."""
+        """x from z and its residual, or a draw; ``temperature`` scales deviations, and leaves choices of signs and orders."""
         raise NotImplementedError
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
