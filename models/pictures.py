@@ -172,6 +172,21 @@ def save_maps(
     _write(figure, path)
 
 
+def save_scatter(panels: dict[str, Tensor], angle: Tensor, path: Path) -> None:
+    """Points [n, 2] of each panel in its own frame, up to four panels in a row, each point in the colour of its ``angle`` [n]."""
+    columns = min(4, len(panels))
+    figure, axes = _figure(columns, 2.6, 2.7 * ceil(len(panels) / columns), ceil(len(panels) / columns))
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (name, points) in zip(axes, panels.items()):
+        x, y = points.detach().cpu().double().T.numpy()
+        axis.scatter(x, y, c=angle.detach().cpu().numpy(), cmap="hsv", s=1.5, linewidths=0)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.set_aspect("equal", "datalim")
+    _write(figure, path)
+
+
 def save_curves(curves: dict[str, tuple], path: Path, xlabel: str, ylabel: str) -> None:
     """Named curves (x, y) in one frame."""
     figure, (axis,) = _figure(1, 5.0)
@@ -185,15 +200,15 @@ def save_curves(curves: dict[str, tuple], path: Path, xlabel: str, ylabel: str) 
     _write(figure, path)
 
 
-def _figure(panels: int, inches: float, height: float | None = None):
-    """A transparent figure without pyplot, which would keep it alive and is not made for threads."""
+def _figure(columns: int, inches: float, height: float | None = None, rows: int = 1):
+    """A transparent figure and its axes, row by row; without pyplot, which would keep it alive and is not made for threads."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     inks = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color", "xtick.color", "ytick.color")
     with rc_context(dict.fromkeys(inks, INK) | {"figure.facecolor": "none", "axes.facecolor": "none"}):
-        figure = Figure(figsize=(inches * panels, height or inches), dpi=120, layout="constrained")
-        return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+        figure = Figure(figsize=(inches * columns, height or inches), dpi=120, layout="constrained")
+        return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def _write(picture, path: Path) -> None:

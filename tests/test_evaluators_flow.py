@@ -9,6 +9,7 @@ from torch.distributions import Normal
 from models.build import ConfigError
 from models.contracts import DataSpec, Kind, Score
 from models.evaluators.attributes import Attributes
+from models.evaluators.flow_steps import FlowSteps
 from models.evaluators.inpaint import Inpaint, masks
 from models.evaluators.partial_latents import PartialLatents
 from models.evaluators.temperature_sweep import TemperatureSweep
@@ -81,6 +82,21 @@ def test_temperatures_share_their_noise(tmp_path, pages):
     with here.noise("samples"):
         wanted = model.sample(4, None)
     assert torch.equal(warm, rgb(wanted, model.spec.levels)) and not torch.equal(warm, cold)
+
+
+def test_flow_steps_end_in_the_flow_s_own_draws(tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr("models.evaluators.flow_steps.save_scatter", lambda panels, angle, path: shown.update(panels, angle=angle))
+    model = tiny("model=maf", shape=(1, 1, 2), levels=None).float().eval()
+    here = context(tmp_path, model)
+    FlowSteps(50, 4)(here)
+    with here.noise("flow_steps"):
+        wanted = model.sample(50).flatten(1)
+    torch.testing.assert_close(shown["data"], wanted, rtol=0, atol=0)
+    assert len(shown) == 5 and not torch.equal(shown["base"], shown["data"])
+    torch.testing.assert_close(torch.tan(shown["angle"]), shown["base"][:, 1] / shown["base"][:, 0])
+    with pytest.raises(ConfigError, match="toy2d"):
+        FlowSteps(50, 4)(context(tmp_path, Halves()))
 
 
 class Bump(Table):
