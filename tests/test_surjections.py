@@ -407,7 +407,7 @@ def test_pooled_images_come_back(model):
 
 
 def test_pooled_has_the_stated_parts():
-    transforms, shape = Pooled(3, 2, {"a": Conv1x1, "b": None}, partial(MaxPool, offsets=UNIT))((3, 32, 32))
+    transforms, shape = Pooled(3, 2, {"a": Conv1x1}, partial(MaxPool, offsets=UNIT))((3, 32, 32))
     assert [type(t).__name__ for t in transforms] == ["Sequential", "MaxPool"] * 2 + ["Sequential"] and shape == (12, 4, 4)
     assert [len(t.parts) for t in transforms[::2]] == [3, 2, 2]
 

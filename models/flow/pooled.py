@@ -13,7 +13,7 @@ from models.transforms.surjection import Surjection
 class Pooled:
     """One squeeze, then ``num_scales`` times ``num_steps`` steps, with a ``pool`` between scales that keeps the channels.
 
-    A step is the named parts of ``step`` in their order (None: left out), each made by ``factory(channels)``, as the pools are.
+    A step is the named parts of ``step`` in their order, each made by ``factory(channels)``, as the pools are.
     Nielsen et al. 2020, arXiv:2007.02731, sec. 4.3.
     """
 
@@ -21,11 +21,10 @@ class Pooled:
         self,
         num_scales: int,
         num_steps: int,
-        step: dict[str, Callable[[int], Bijection] | None],
+        step: dict[str, Callable[[int], Bijection]],
         pool: Callable[[int], Surjection],
     ):
-        self.num_scales, self.num_steps, self.pool = num_scales, num_steps, pool
-        self.step = [make for make in step.values() if make is not None]
+        self.num_scales, self.num_steps, self.step, self.pool = num_scales, num_steps, step, pool
 
     def __call__(self, shape: tuple[int, int, int]) -> tuple[list[Transform], tuple[int, int, int]]:
         """(transforms, shape of what is left) for images of ``shape``; ValueError if they cannot be halved so often."""
@@ -41,6 +40,6 @@ class Pooled:
         for scale in range(self.num_scales):
             if scale > 0:
                 transforms.append(self.pool(channels))
-            steps = [make(channels) for _ in range(self.num_steps) for make in self.step]
+            steps = [make(channels) for _ in range(self.num_steps) for make in self.step.values()]
             transforms.append(Sequential([Squeeze(), *steps] if scale == 0 else steps))
         return transforms, (channels, height // side, width // side)
