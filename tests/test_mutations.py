@@ -28,16 +28,21 @@ from models.nn.masked import MADE, Walk
 from models.nn.masked_conv import MaskedConv2d
 from models.objectives import importance_weighted
 from models.seeding import generator
+from models.transforms import logistic_mixture
 from models.transforms.actnorm import ActNorm
+from models.transforms.argmax_dequantization import ArgmaxDequantization, BinaryArgmaxDequantization
 from models.transforms.autoregressive import InverseAutoregressive, MaskedAutoregressive
+from models.transforms.conditional_noise import ConditionalNoise
 from models.transforms.conv1x1 import Conv1x1
 from models.transforms.coupling import Coupling
 from models.transforms.dequantize import UniformDequantization
 from models.transforms.integer import IntegerShift
+from models.transforms.logistic_mixture import LogisticMixture, LogisticMixtureCDF
 from models.transforms.logit import Logit
 from models.transforms.partitions import Checkerboard
 from models.transforms.planar import Planar
 from models.transforms.splines import RationalQuadratic
+from models.transforms.variational_dequantization import VariationalDequantization
 from tests import test_compress, test_data, test_evaluators_autoregressive, test_latent
 from tests.checks_causal import check_cache, check_causal
 from tests.conftest import build_model, compose, shaped
@@ -681,3 +686,84 @@ def test_integers_at_the_edges_of_their_bins(monkeypatch):
     shifted = lambda low, high, *rest: mass(low + 0.5, high + 0.5, *rest)  # noqa: E731
     law = partial(normalized, "model=idf")
     assert_caught(law, lambda: monkeypatch.setattr(discretized, "interval_log_prob", shifted), "probabilities sum to")
+
+
+# --- dequantizations and mixtures of logistics -----------------------------------------------------------------------------
+
+
+def a_level_too_few(monkeypatch) -> None:
+    """-D log(K - 1): 255 where 256 belongs."""
+    original = UniformDequantization.forward
+
+    def forward(self, x, context=None):
+        z, contribution = original(self, x)
+        return z, contribution * log(self.levels - 1) / log(self.levels)
+
+    monkeypatch.setattr(UniformDequantization, "forward", forward)
+
+
+def forgets_the_density_of_the_noise(monkeypatch) -> None:
+    original = ConditionalNoise.forward
+    monkeypatch.setattr(ConditionalNoise, "forward", lambda self, x: (original(self, x)[0], torch.zeros(len(x), dtype=x.dtype)))
+
+
+def forgets_the_levels_of_what_is_squashed(monkeypatch) -> None:
+    original = VariationalDequantization.forward
+
+    def forward(self, x, context=None):
+        z, contribution = original(self, x)
+        return z, contribution + x[0].numel() * log(self.levels)
+
+    monkeypatch.setattr(VariationalDequantization, "forward", forward)
+
+
+def forgets_the_slope_of_a_threshold(cls):
+    def plant(monkeypatch) -> None:
+        threshold = cls.threshold
+        monkeypatch.setattr(cls, "threshold", lambda self, u, x: (threshold(self, u, x)[0], torch.zeros_like(u)))
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    "slot, levels, plant",
+    [
+        ("uniform", 3, a_level_too_few),
+        ("variational", 3, forgets_the_density_of_the_noise),
+        ("variational", 3, forgets_the_levels_of_what_is_squashed),
+        ("argmax", 2, forgets_the_slope_of_a_threshold(BinaryArgmaxDequantization)),
+        ("argmax_onehot", 2, forgets_the_slope_of_a_threshold(ArgmaxDequantization)),
+    ],
+)
+def test_wrong_dequantization(slot, levels, plant, monkeypatch):
+    law = partial(normalized, "model=maf", f"dequantization={slot}", levels=levels, scale=0.05)
+    assert_caught(law, lambda: plant(monkeypatch), "probabilities sum to|too uncertain")
+
+
+def forgets_the_slope_of_a_mixture(monkeypatch) -> None:
+    """In both directions."""
+    original = LogisticMixture._shape
+
+    def flat(self, params):
+        a, b, mixture = original(self, params)
+        exact = mixture.logit
+        mixture.logit = lambda x: (exact(x)[0], torch.zeros_like(x))
+        return a, b, mixture
+
+    monkeypatch.setattr(LogisticMixture, "_shape", flat)
+
+
+def stops_the_search_early(monkeypatch) -> None:
+    monkeypatch.setattr(logistic_mixture, "MAX_STEPS", 1)
+
+
+def knows_no_gradient_of_a_quantile(monkeypatch) -> None:
+    monkeypatch.setattr(LogisticMixtureCDF, "quantile", lambda self, y: self._search(y).detach())
+
+
+@pytest.mark.parametrize(
+    "plant", [forgets_the_slope_of_a_mixture, stops_the_search_early, knows_no_gradient_of_a_quantile]
+)
+def test_wrong_mixtures_of_logistics(plant, monkeypatch):
+    law = lambda: check_bijections(tiny("model=flowpp", "dequantization=uniform", scale=0.3))  # noqa: E731
+    assert_caught(law, lambda: plant(monkeypatch), "not close")
