@@ -160,7 +160,7 @@ def save_maps(
     ``lines`` are sets of lines [n, points, 2] in the same frame, a panel each after the maps.
     """
     lines = lines or {}
-    figure, axes = _figure(len(maps) + len(lines), 4.0)
+    figure, axes = _figure(len(maps) + len(lines), 4.0, 4.3)
     for axis, (name, values) in zip(axes, maps.items()):
         axis.imshow(np.asarray(values), origin="lower", extent=extent, cmap="magma", aspect="equal", interpolation="nearest")
         axis.set_title(name, fontsize=10)
