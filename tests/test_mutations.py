@@ -29,6 +29,8 @@ from models.nn.masked_conv import MaskedConv2d
 from models.objectives import importance_weighted
 from models.seeding import generator
 from models.transforms import logistic_mixture
+from models.transforms import absolute, maxpool, sort
+from models.transforms.absolute import Absolute
 from models.transforms.actnorm import ActNorm
 from models.transforms.argmax_dequantization import ArgmaxDequantization, BinaryArgmaxDequantization
 from models.transforms.autoregressive import InverseAutoregressive, MaskedAutoregressive
@@ -36,14 +38,17 @@ from models.transforms.conditional_noise import ConditionalNoise
 from models.transforms.conv1x1 import Conv1x1
 from models.transforms.coupling import Coupling
 from models.transforms.dequantize import UniformDequantization
+from models.transforms.funnel import Funnel
 from models.transforms.integer import IntegerShift
 from models.transforms.logistic_mixture import LogisticMixture, LogisticMixtureCDF
 from models.transforms.logit import Logit
+from models.transforms.maxpool import MaxPool
 from models.transforms.partitions import Checkerboard
 from models.transforms.planar import Planar
 from models.transforms.splines import RationalQuadratic
+from models.transforms.split import Split
 from models.transforms.variational_dequantization import VariationalDequantization
-from tests import test_compress, test_data, test_evaluators_autoregressive, test_latent
+from tests import test_compress, test_data, test_evaluators_autoregressive, test_latent, test_surjections
 from tests.checks_causal import check_cache, check_causal
 from tests.conftest import build_model, compose, shaped
 from tests.laws import (
@@ -56,6 +61,7 @@ from tests.laws import (
     ready,
     widen,
 )  # fmt: skip
+from tests.test_surjections import UNIT, pooled_flow
 
 
 def untrained(*overrides: str, shape=(1, 2, 2), levels=3) -> GenerativeModel:
@@ -767,3 +773,42 @@ def knows_no_gradient_of_a_quantile(monkeypatch) -> None:
 def test_wrong_mixtures_of_logistics(plant, monkeypatch):
     law = lambda: check_bijections(tiny("model=flowpp", "dequantization=uniform", scale=0.3))  # noqa: E731
     assert_caught(law, lambda: plant(monkeypatch), "not close")
+
+
+# --- surjections ----------------------------------------------------------------------------------------------------------
+
+A_COIN = [f"{node}.architecture.stages.surjection.parts.sort.scores=null" for node in ("model", "tiny.model")]
+
+
+@pytest.mark.parametrize(
+    "overrides, module, name",
+    [
+        (["experiment=survae_toy_abs_corners"], absolute, "log"),
+        (["model=survae_sort", *A_COIN], sort, "lgamma"),
+    ],
+)
+def test_a_forgotten_choice_among_those_that_look_alike(overrides, module, name, monkeypatch):
+    """log 2 for every sign, log n! for every order."""
+    law = partial(normalized, *overrides)
+    assert_caught(law, lambda: monkeypatch.setattr(module, name, lambda value: 0.0), "probabilities sum to")
+
+
+def test_a_forgotten_place_of_the_maximum(monkeypatch):
+    law = lambda: check_normalized(pooled_flow(MaxPool(1, UNIT)), draws=1500)  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(maxpool, "log", lambda value: 0.0), "probabilities sum to")
+
+
+def test_a_funnel_without_the_volume_of_what_it_keeps(monkeypatch):
+    law = partial(normalized, "model=funnel")
+    forgets = lambda self, x, context=None: Split.forward(self, self.coupling(x)[0])  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(Funnel, "forward", forgets), "probabilities sum to")
+
+
+def test_signs_that_are_drawn_the_other_way_round(monkeypatch):
+    decode = Absolute.decode
+
+    def turned(self, z, residual=None, temperature=1.0):
+        return decode(self, z, residual, temperature) * (-1 if residual is None else 1)
+
+    law = test_surjections.test_signs_are_drawn_as_often_as_they_are_likely
+    assert_caught(law, lambda: monkeypatch.setattr(Absolute, "decode", turned))
