@@ -196,6 +196,13 @@ class Bijection(Transform):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self.inverse_and_log_det(z, context)[0]
 
+    def retrace(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(x, z, contribution): x = inverse(z) as a leaf, and what forward makes of it again, with its graph."""
+        with torch.no_grad():
+            x = self.inverse(z, context)
+        x = x.detach().requires_grad_()
+        return x, *self(x, context)
+
 
 class CausalNet(nn.Module):
     """A net whose output at a position depends only on earlier positions, in raster order.

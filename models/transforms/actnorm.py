@@ -41,6 +41,7 @@ class ActNorm(Bijection, DataInitialized):
         self.log_scale.copy_(-torch.log(std + 1e-6) / LOG_SCALE_FACTOR)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.require_initialized()
         if self.initializing:
             self._initialize(x)
         scale, shift = (v.view(-1, *[1] * (x.dim() - 2)) for v in self.coefficients())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from models.contracts import Bijection, sum_event
@@ -40,3 +41,15 @@ class Coupling(Bijection):
         a, b = self.partition.split(z)
         b, log_slope = self.scalar_map.inverse(b, self.partition.select(self.net(a, context)))
         return self.partition.join(a, b), sum_event(log_slope)
+
+    def retrace(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """As in every bijection, in one pass of the net: both directions see the same half."""
+        x = z.detach().clone().requires_grad_()
+        a, _ = self.partition.split(x)
+        params = self.partition.select(self.net(a, context))
+        with torch.no_grad():
+            _, b = self.partition.split(z)
+            x.data = self.partition.join(a, self.scalar_map.inverse(b, params)[0])  # the moved half, which the net has not seen
+        _, b = self.partition.split(x)
+        b, log_slope = self.scalar_map(b, params)
+        return x, self.partition.join(a, b), sum_event(log_slope)

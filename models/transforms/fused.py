@@ -13,15 +13,16 @@ from models.transforms.conv1x1 import Conv1x1, multiply
 class NormedConv1x1(Bijection):
     """z = W (x + bias) exp(log_scale) at each position: what ``norm`` and then ``conv`` do, in one pass over x.
 
-    It owns neither: they belong to the Sequential that pairs them.
+    Both belong to the Sequential that pairs them.
     """
 
     def __init__(self, norm: ActNorm, conv: Conv1x1):
         super().__init__()
-        self._pair = (norm, conv)  # a tuple registers no parameters a second time
+        self.norm, self.conv = norm, conv
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        norm, conv = self._pair
+        norm, conv = self.norm, self.conv
+        norm.require_initialized()
         if norm.initializing:
             x, contribution = norm(x)
             z, log_det = conv(x)
@@ -31,11 +32,10 @@ class NormedConv1x1(Bijection):
             return multiply(weight * scale, x, weight @ shift), self._log_det(x)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        norm, conv = self._pair
+        norm, conv = self.norm, self.conv
         with torch.autocast(z.device.type, enabled=False):
             scale, _ = norm.coefficients()
             return multiply(conv.inverse_weight() / scale[:, None], z, -norm.bias), -self._log_det(z)
 
     def _log_det(self, x: Tensor) -> Tensor:
-        norm, conv = self._pair
-        return norm.log_det(x) + conv.log_det(x)
+        return self.norm.log_det(x) + self.conv.log_det(x)

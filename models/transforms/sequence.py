@@ -12,16 +12,19 @@ from models.contracts import Bijection, Kind
 from models.transforms.actnorm import ActNorm
 from models.transforms.conv1x1 import Conv1x1
 from models.transforms.fused import NormedConv1x1
+from models.transforms.recompute import Recomputed
 
 
 class Sequential(Bijection):
     """z = (T_k o ... o T_1)(x); the contributions add up. Raises TypeError for a part that is not a Bijection.
 
-    An ActNorm runs as one with the Conv1x1 after it.
+    An ActNorm runs as one with the Conv1x1 after it. With ``recompute`` training keeps none of the parts' activations: the
+    backward pass computes them again, from z, by the inverse (see ``Recomputed``). Parts with dropout raise ValueError then.
     """
 
-    def __init__(self, parts: list[Bijection]):
+    def __init__(self, parts: list[Bijection], recompute: bool = False):
         super().__init__()
+        self.recompute = recompute
         self._steps: list[Bijection] = []  # a list registers no parameters a second time
         for part in parts:
             if not isinstance(part, Bijection):
@@ -30,6 +33,8 @@ class Sequential(Bijection):
                 part = NormedConv1x1(self._steps.pop(), part)
             self._steps.append(part)
         self.parts = nn.ModuleList(parts)
+        if recompute and any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.modules()):
+            raise ValueError("recompute=true runs a net twice, with different dropout each time: set dropout to 0 or recompute to false")
 
     @property
     def kind(self) -> Kind:
@@ -37,6 +42,8 @@ class Sequential(Bijection):
         return reduce(or_, (part.kind for part in self.parts), Kind.EXACT)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.recompute and torch.is_grad_enabled():
+            return Recomputed.apply(self._steps, context, x, *self.parameters())
         contributions = []
         for step in self._steps:
             x, contribution = step(x, context)
