@@ -170,6 +170,16 @@ def test_an_odd_width_is_refused():
         flow("model=nice", "dequantization=variational", shape=(1, 4, 3))
 
 
+def test_an_energy_takes_no_argmax():
+    with pytest.raises(ConfigError, match="dequantization=uniform or"):
+        flow("model=fce", "dequantization=argmax")
+
+
+def test_couplings_that_squeeze_are_no_noise():
+    with pytest.raises(ConfigError, match="keeps its shape"):
+        flow("model=nice", "dequantization=variational", "+tiny.dequantization.noise.architecture.num_couplings=[[0,1],[1,0]]")
+
+
 class Digits(DataModule):
     """Images of one bright half, six of them."""
 

@@ -52,6 +52,8 @@ class FlowContrastive(GenerativeModel):
 
     def __init__(self, spec: DataSpec, flow: Flow, net: nn.Module):
         super().__init__()
+        if flow.dequantization is not None and not flow.dequantization.unit_interval:
+            raise ValueError("an energy of images is over [0, 1]: choose dequantization=uniform or dequantization=variational")
         self.spec = spec
         self.flow = flow
         self.ebm = NormalizedEnergy(spec, net)
