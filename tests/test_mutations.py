@@ -31,24 +31,29 @@ from models.seeding import generator
 from models.transforms import logistic_mixture
 from models.transforms import absolute, maxpool, sort
 from models.transforms.absolute import Absolute
+from models.transforms import continuous, divergence, solvers
 from models.transforms.actnorm import ActNorm
 from models.transforms.argmax_dequantization import ArgmaxDequantization, BinaryArgmaxDequantization
+from models.transforms.autoencoder import AutoencoderBijection
 from models.transforms.autoregressive import InverseAutoregressive, MaskedAutoregressive
 from models.transforms.conditional_noise import ConditionalNoise
 from models.transforms.conv1x1 import Conv1x1
 from models.transforms.coupling import Coupling
 from models.transforms.dequantize import UniformDequantization
 from models.transforms.funnel import Funnel
+from models.transforms.householder import Householder
 from models.transforms.integer import IntegerShift
 from models.transforms.logistic_mixture import LogisticMixture, LogisticMixtureCDF
 from models.transforms.logit import Logit
 from models.transforms.maxpool import MaxPool
 from models.transforms.partitions import Checkerboard
 from models.transforms.planar import Planar
+from models.transforms.ppca import ProbabilisticPCA
+from models.transforms.sequence import Sequential
 from models.transforms.splines import RationalQuadratic
 from models.transforms.split import Split
 from models.transforms.variational_dequantization import VariationalDequantization
-from tests import test_compress, test_data, test_evaluators_autoregressive, test_latent, test_surjections
+from tests import test_compress, test_data, test_evaluators_autoregressive, test_ffjord, test_latent, test_surjections
 from tests.checks_causal import check_cache, check_causal
 from tests.conftest import build_model, compose, shaped
 from tests.laws import (
@@ -812,3 +817,67 @@ def test_signs_that_are_drawn_the_other_way_round(monkeypatch):
 
     law = test_surjections.test_signs_are_drawn_as_often_as_they_are_likely
     assert_caught(law, lambda: monkeypatch.setattr(Absolute, "decode", turned))
+
+
+# --- continuous flows, linear models, Gaussianization ----------------------------------------------------------------------
+
+
+def test_a_trace_with_the_wrong_sign(monkeypatch):
+    trace = divergence.Exact.__call__
+    law = lambda: check_bijections(tiny("model=ffjord"))  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(divergence.Exact, "__call__", lambda *a: -trace(*a)), "not close")
+
+
+def test_time_that_does_not_turn_back(monkeypatch):
+    """The inverse solves with speed -v, but from time 0 on; a field that ignores time would hide it."""
+
+    class Forgetful(continuous.Rates):
+        def __call__(self, s, state):
+            return super().__call__(1 - s if self.backwards else s, state)
+
+    law = lambda: check_bijections(tiny("model=ffjord"))  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(continuous, "Rates", Forgetful), "not close")
+
+
+def test_hutchinson_without_its_noise(monkeypatch):
+    law = lambda: test_ffjord.test_estimated_log_det_is_unbiased(divergence.Rademacher(), False)  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(divergence.Rademacher, "draw", lambda self, x: torch.ones_like(x)))
+
+
+def test_an_estimate_reported_as_exact(monkeypatch):
+    assert_caught(test_ffjord.test_kinds, lambda: monkeypatch.setattr(Sequential, "kind", Kind.EXACT))
+
+
+def test_an_adjoint_that_misses_a_parameter(monkeypatch):
+    call = solvers.Solver.__call__
+    forget = lambda self, rates, state, parameters: call(self, rates, state, parameters[:1])  # noqa: E731
+    law = lambda: test_ffjord.test_adjoint_gradients_against_those_through_the_solver(False)  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(solvers.Solver, "__call__", forget), "None mismatch")
+
+
+def test_a_gaussian_without_its_noise_scale(monkeypatch):
+    """The log-det of the low-rank part alone."""
+    part = lambda self, lower, x: -lower.diagonal().log().sum().expand(len(x))  # noqa: E731
+    law = lambda: check_bijections(tiny("model=ppca"))  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(ProbabilisticPCA, "_log_det", part), "not close")
+
+
+def test_a_rotation_inverted_by_itself(monkeypatch):
+    law = lambda: check_bijections(tiny("model=gaussianization"))  # noqa: E731
+    apply = Householder._apply_to
+    once = lambda self, x, transposed: apply(self, x, False)  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(Householder, "_apply_to", once), "not close")
+
+
+def test_an_encoder_that_sees_the_core(monkeypatch):
+    """Its z then depends on the core through the net as well, which the log-det does not count."""
+    image, forward = AutoencoderBijection._image, AutoencoderBijection.forward
+
+    def seen(self, x, context=None):
+        with monkeypatch.context() as patch:
+            core = x.flatten(1)[:, self.core]
+            patch.setattr(AutoencoderBijection, "_image", lambda self, shell, _=None: image(self, shell, core))
+            return forward(self, x, context)
+
+    law = lambda: check_bijections(tiny("model=aef"))  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(AutoencoderBijection, "forward", seen), "not close")
