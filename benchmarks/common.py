@@ -31,12 +31,15 @@ def compose(*overrides: str) -> dict:
 
 
 class Synthetic(DataModule):
-    """``examples`` uniform random images and labels of ``spec``: every split the same ones."""
+    """``examples`` uniform random images (or normal numbers, for continuous data) and labels of ``spec``: every split the same."""
 
     def __init__(self, spec: DataSpec, batch_size: int, examples: int):
         super().__init__(spec, "synthetic", ".", 0, batch_size, batch_size, None)
         random = torch.Generator().manual_seed(0)
-        x = torch.randint(0, spec.levels, (examples, *spec.shape), generator=random, dtype=torch.uint8)
+        if spec.levels is None:
+            x = torch.randn(examples, *spec.shape, generator=random)
+        else:
+            x = torch.randint(0, spec.levels, (examples, *spec.shape), generator=random, dtype=torch.uint8)
         self._drawn = Split(x, None if spec.classes is None else torch.randint(0, spec.classes, (examples,), generator=random))
 
     def load(self, split: str) -> Split:

@@ -1,9 +1,9 @@
-"""One training step of ours against a plain published-style implementation of the same arithmetic: time and peak memory.
+"""One training step of ours against other implementations: time and peak memory, and for flows the time of a draw.
 
 ``python -m benchmarks.training model=pixelcnnpp [OVERRIDES] [--rounds 10] [--threads 1] [--eager] [--write]``; no data files
 are needed. Overrides are those of ``train.py``, on top of the sizes in ``benchmarks/rivals/pixelcnnpp.py``, which also holds
-the other implementation, with the same parameters. Before anything is timed both must give the same loss, to 1e-4 nats/dim,
-and the same gradient norm.
+the other implementations: a plain published-style one of the same arithmetic and parameters, and libraries' models of the same
+sizes. Before anything is timed all but the libraries' must give the same loss, to 1e-4 nats/dim, and the same gradient norm.
 
 A step is forward, backward and the optimizer. Contestants take turns in one process; every ratio is taken within a round, and
 the median over the rounds is reported. On one CPU thread the clock is CPU time, which other load does not stop. Peak memory is the
@@ -46,6 +46,9 @@ class Ours(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
         return self.model(x, y).nats
 
+    def sample(self, n: int) -> Tensor:
+        return self.model.sample(n)
+
 
 class Contestant:
     """A map from a batch to nats [B] with its own parameters and optimizer: one training step a call."""
@@ -66,12 +69,20 @@ class Contestant:
         self.optimizer.step()
 
     def evaluate(self) -> tuple[float, float]:
-        """Loss in nats/dim and gradient norm, without dropout."""
+        """Loss in nats/dim and gradient norm, without dropout and with the same noise of dequantization for all."""
+        torch.manual_seed(0)
         self.nats.eval()
         loss = self.loss()
         gradients = torch.autograd.grad(loss, list(self.nats.parameters()))
         self.nats.train()
         return loss.item(), float(torch.nn.utils.get_total_norm(gradients))
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        """As many samples as the batch has examples."""
+        self.nats.eval()
+        self.nats.sample(len(self.batch[0]))
+        self.nats.train()
 
     def lasting_bytes(self) -> int:
         """What parameters and optimizer hold between steps."""
@@ -107,7 +118,7 @@ def peak_of_cpu_allocations(work: Callable[[], None]) -> int:
 
 
 def contestants(rival, overrides: list[str], eager_only: bool) -> tuple[dict[str, Contestant], torch.device]:
-    """All of them by name: published, ours and its variants, and the first two compiled; same parameters, same batch."""
+    """All of them by name: rivals, ours and its variants, and published and ours compiled; same parameters, same batch."""
     config = compose(*rival.OVERRIDES, *overrides)
     device = device_of(config)
 
@@ -124,8 +135,11 @@ def contestants(rival, overrides: list[str], eager_only: bool) -> tuple[dict[str
     made = {}
     for compiled in (False,) if eager_only else (False, True):
         suffix = " compiled" if compiled else ""
+        for name, form in rival.FORMS.items():
+            if name == "published" or not compiled:
+                model, config, batch = build()
+                made[name + suffix] = Contestant(form(model).to(device), config, batch, compiled)
         model, config, batch = build()
-        made["published" + suffix] = Contestant(rival.Published(model).to(device), config, batch, compiled)
         made["ours" + suffix] = Contestant(Ours(model), config, batch, compiled)
     for name, variant in rival.VARIANTS.items():
         model, config, batch = build(variant)
@@ -134,8 +148,8 @@ def contestants(rival, overrides: list[str], eager_only: bool) -> tuple[dict[str
 
 
 def check_agreement(made: dict[str, Contestant]) -> float:
-    """The largest difference of a loss from the published form's; SystemExit when a loss or a gradient norm is another."""
-    loss, norm = made["published"].evaluate()
+    """The largest difference of a loss from the first one's; SystemExit when a loss or a gradient norm is another."""
+    loss, norm = next(iter(made.values())).evaluate()
     furthest = 0.0
     for name, contestant in made.items():
         other_loss, other_norm = contestant.evaluate()
@@ -150,23 +164,29 @@ def check_agreement(made: dict[str, Contestant]) -> float:
 def measure(name: str, rival, overrides: list[str], rounds: int, eager_only: bool) -> tuple[list[dict], dict]:
     """Rows of the table, and what else is worth keeping."""
     made, device = contestants(rival, overrides, eager_only)
-    furthest = check_agreement(made)
+    furthest = check_agreement({name: one for name, one in made.items() if name == "published" or name not in rival.FORMS})
     watch = Stopwatch(device)
     for contestant in made.values():  # allocates, tunes, compiles
         contestant.step()
         contestant.step()
     order = list(made)
-    turns = []
+    drawn = [key for key in order if any(key in pair for pair in rival.SAMPLING)]
+    for key in drawn:
+        made[key].draw()
+    turns, draws = [], []
     for number in range(rounds):
         first = number % len(order)
         turns.append({key: watch(made[key].step) for key in order[first:] + order[:first]})
+        draws.append({key: watch(made[key].draw) for key in drawn})
     peaks = {key: contestant.peak_bytes() for key, contestant in made.items()}
     rows = [row(name, f"{key} step, ms", [1e3 * turn[key] for turn in turns], None) for key in made]
+    rows += [row(name, f"{key} draw, ms", [1e3 * turn[key] for turn in draws], None) for key in drawn]
     rows += [row(name, f"{key} peak, MB", [peaks[key] / 1e6], None) for key in made]
-    for ours, published, target in rival.SPEED:
-        if ours in made and published in made:
-            ratios = [turn[published] / turn[ours] for turn in turns]
-            rows.append(row(name, f"images/s: {ours} / {published}", ratios, target, at_least=True))
+    for what, pairs, times in (("images/s", rival.SPEED, turns), ("samples/s", rival.SAMPLING, draws)):
+        for ours, published, target in pairs:
+            if ours in made and published in made:
+                ratios = [turn[published] / turn[ours] for turn in times]
+                rows.append(row(name, f"{what}: {ours} / {published}", ratios, target, at_least=True))
     for ours, published, target in rival.MEMORY:
         if ours in made and published in made:
             rows.append(row(name, f"peak memory: {ours} / {published}", [peaks[ours] / peaks[published]], target))

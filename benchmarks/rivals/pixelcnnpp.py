@@ -33,6 +33,9 @@ SPEED = (
 )
 """Ratios of images a second and what they must reach."""
 
+SAMPLING = ()
+"""Ratios of samples a second: benchmarks.sampling has them."""
+
 MEMORY = (
     ("ours", "published", 0.9),
     ("ours checkpointed", "published", 0.6),
@@ -196,3 +199,7 @@ class Published(nn.Module):
             ),
         )
         return torch.logsumexp(log_probs.sum(1) + F.log_softmax(logits, 1), 1).sum((1, 2))
+
+
+FORMS = {"published": Published}
+"""What ours is held against."""
