@@ -1,4 +1,4 @@
-"""Surjections against closed forms, enumeration and integration; what they lose comes back."""
+"""Surjections against closed forms, enumeration and integration; what they lose comes back. Pictures of the plane."""
 
 from functools import partial
 from itertools import permutations
@@ -10,12 +10,15 @@ import torch
 from scipy import stats
 from torch import nn
 
-from models.build import ConfigError
+from models.build import ConfigError, instantiate
 from models.contracts import DataSpec, Kind
 from models.distributions.bases import LearnedNormal, StandardNormal
 from models.distributions.logistic import StandardLogistic
 from models.distributions.normal import DiagonalNormal
 from models.distributions.positive import Exponential, HalfNormal, ScaledBy
+from models.evaluators import density2d
+from models.evaluators.base import Context
+from models.evaluators.density2d import Density2D
 from models.flow.flow import Flow
 from models.flow.pooled import Pooled
 from models.flow.stages import Stages
@@ -423,3 +426,44 @@ def test_mistakes_are_one_clear_line():
     ]:
         with pytest.raises(ValueError, match=message):
             make()
+
+
+# --- pictures of densities -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["survae_abs", "maf", "vae", "short_run_ebm"])
+def test_density2d_draws_every_model_of_the_plane(model, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(density2d, "save_maps", lambda maps, extent, path, lines: drawn.update(maps=maps, lines=lines))
+    heads = ["likelihood=gaussian"] if model == "vae" else []
+    net = ready(build_model(compose(f"model={model}", "data=toy2d_corners", *heads, "debug=tiny")), 0.1)
+    module = instantiate(compose("data=toy2d_corners")["data"])
+    found = Density2D(num=300, bins=40, lines=5)(Context(net, module, "test", tmp_path, 1, "raw"))
+    data, samples, density = (drawn["maps"][name] for name in ("data", "samples", "density"))
+    assert data.sum() == 300 and 0 < samples.sum() <= 300 and numpy.isfinite(density).all() and density.max() > 0
+    assert list(drawn["lines"]) == (["a grid of latents"] if model in ("survae_abs", "maf") else [])
+    assert [record["metric"] for record in found] == ([] if model == "short_run_ebm" else ["density2d_mass"])
+
+
+def test_density2d_of_a_known_density(tmp_path, monkeypatch):
+    """A flow without steps: the standard normal at the midpoints, rows from the bottom, its mass, and a grid that is straight."""
+    drawn = {}
+    monkeypatch.setattr(density2d, "save_maps", lambda maps, extent, path, lines: drawn.update(maps, extent=extent, **lines))
+    module = instantiate(compose("data=toy2d_corners")["data"])
+    model = Flow(DataSpec((2, 1, 1), None), None, None, Stages({}), StandardNormal, False)
+    (found,) = Density2D(num=5000, bins=50, lines=3)(Context(model, module, "test", tmp_path, 1, "raw"))
+    left, right, bottom, top = drawn["extent"]
+    x, y = (numpy.linspace(*ends, 101)[1::2] for ends in ((left, right), (bottom, top)))
+    wanted = numpy.minimum(stats.norm.pdf(y)[:, None] * stats.norm.pdf(x), drawn["density"].max())
+    numpy.testing.assert_allclose(drawn["density"], wanted, rtol=0.02)
+    assert found["metric"] == "density2d_mass" and found["value"] == pytest.approx(1, abs=1e-3) and found["count"] == 2500
+    lines = drawn["a grid of latents"]
+    assert lines.shape == (6, 400, 2) and (lines[0, :, 0] == -3).all() and (lines[4, :, 1] == 0).all()
+
+
+def test_density2d_refuses_images(tmp_path):
+    model = build_model(compose("model=survae_abs", "debug=tiny"))
+    with pytest.raises(ConfigError, match="take it out of evaluators"):
+        Density2D(2, 2, 2)(Context(model, None, "test", tmp_path, 1, "raw"))
+    with pytest.raises(ValueError, match="at least 2"):
+        Density2D(2, 1, 2)
