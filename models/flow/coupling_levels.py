@@ -59,9 +59,7 @@ class CouplingLevels:
             parts += self._couplings(over_stripes, channels, Stripes, (height, width // 2))
         return [Sequential(parts)], (channels, height, width)
 
-    def _couplings(
-        self, count: int, channels: int, kind: Callable[..., Partition], shape: tuple[int, int]
-    ) -> Iterator[Bijection]:
+    def _couplings(self, count: int, channels: int, kind: Callable[..., Partition], shape: tuple[int, int]) -> Iterator[Bijection]:
         for i in range(count):
             yield from (make(channels) for make in self.before)
             conditioner = partial(self.conditioner, shape=shape)
