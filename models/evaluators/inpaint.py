@@ -10,6 +10,9 @@ from models.evaluators.base import Context, Evaluator
 from models.pictures import HIDDEN, rgb, save_labelled
 
 
+NOISE = 0.1
+
+
 def masks(height: int, width: int) -> dict[str, Tensor]:
     """What is hidden, by name: halves of the image, its middle, and every second pixel; bool [H, W]."""
     row, column = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
@@ -27,9 +30,10 @@ def masks(height: int, width: int) -> dict[str, Tensor]:
 class Inpaint(Evaluator):
     """``num`` rows: an image, and with each of six parts hidden what noisy ascent of log p(v_hidden, v_shown) finds; no number.
 
-    v_hidden starts uniform in [0, 1] and moves by a_i (direction + noise), a_i = 10 / (100 + i), back into [0, 1] after each of
-    ``steps`` (Dinh et al. 2014, arXiv:1410.8516, section 5.2). Deviation: the direction is d log p / d v divided by the root of
-    its running mean square, number by number, for densities over pixels that hardly ever change have slopes of thousands.
+    v_hidden starts uniform in [0, 1] and moves by a_i (direction + NOISE e), a_i = 10 / (100 + i), e ~ N(0, I), back into [0, 1]
+    after each of ``steps`` (Dinh et al. 2014, arXiv:1410.8516, section 5.2). Deviation: the direction is d log p / d v, divided by
+    the root of its running mean square, number by number, since slopes of thousands and of a few occur in one image; in the
+    paper it is the slope itself, beside which noise of scale 1 is small.
     Written to samples/inpaint_SPLIT_WEIGHTS.png. Raises ConfigError for a model without a density over reals in [0, 1].
     """
 
@@ -68,6 +72,6 @@ class Inpaint(Evaluator):
                 (slope,) = torch.autograd.grad(model.score_continuous(v, y).nats.sum(), v)
             square = slope.square() if i == 0 else 0.9 * square + 0.1 * slope.square()
             direction = slope / (square.sqrt() + torch.finfo(slope.dtype).tiny)
-            moved = v.detach() + 10 / (100 + i) * (direction + torch.randn_like(v))
+            moved = v.detach() + 10 / (100 + i) * (direction + NOISE * torch.randn_like(v))
             v = torch.where(hidden, moved.clamp(0, 1), v.detach())
         return v
