@@ -156,3 +156,30 @@ def test_rows_are_held_to_bounds_from_either_side(at_least, met):
     row = common.row("case", "ratio", [1.0, 3.0, 2.0], 1.5, at_least)
     assert row["median"] == 2.0 and row["met"] is met
     assert (">= 1.50  met" if at_least else "<= 1.50  NOT MET") in common.format_rows([row])
+
+
+TINY_FLOWS = {
+    "glow": (
+        ["model.architecture.num_levels=2", "model.architecture.num_steps=2", "data.batch_size=2"],
+        ["model.architecture.step.coupling.conditioner.width=8"],
+        ["published", "normflows", "ours", "ours recomputing"],
+    ),
+    "maf": (["model.architecture.num_steps=2", "data.batch_size=4"], ["model.architecture.step.autoregressive.hidden=[8,8]"],
+            ["zuko", "nflows", "ours"]),
+    "nsf": (["model.architecture.num_steps=2", "data.batch_size=4"], ["model.architecture.step.coupling.conditioner.width=8"],
+            ["zuko", "nflows", "normflows", "ours"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TINY_FLOWS)
+def test_flows_are_held_against_plain_forms_and_libraries(name):
+    sizes, net, forms = TINY_FLOWS[name]
+    result = training.main([f"model={name}", *sizes, *net, "--rounds", "1", "--eager"])
+    rows = {row["quantity"]: row for row in result["rows"]}
+    drawn = [form for form in forms if form != "ours recomputing"]
+    assert list(rows)[: 2 * len(forms) + len(drawn)] == [
+        *(f"{form} step, ms" for form in forms), *(f"{form} draw, ms" for form in drawn), *(f"{form} peak, MB" for form in forms),
+    ]  # fmt: skip
+    assert all(f"{what}: ours / {form}" in rows for form in drawn if form != "ours" for what in ("images/s", "samples/s", "peak memory"))
+    assert all(row["median"] > 0 for row in result["rows"])
+    assert result["environment"]["loss_difference"] < 1e-4
