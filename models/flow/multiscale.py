@@ -15,7 +15,7 @@ class MultiScale:
 
     A step is the named parts of ``step`` in their order, each made by ``factory(channels)``. RealNVP, Dinh et al. 2016
     (arXiv:1605.08803), sec. 3.6; Glow, Kingma & Dhariwal 2018 (arXiv:1807.03039), fig. 2b. ``recompute``: in training, the
-    memory of a level does not grow with its steps, for about a fourth more time (see Sequential).
+    memory of a level does not grow with its steps, for about half more time (see Sequential).
     """
 
     def __init__(
