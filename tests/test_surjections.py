@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import permutations
-from math import lgamma, log
+from math import log
 
 import numpy
 import pytest
@@ -25,7 +25,7 @@ from models.flow.stages import Stages
 from models.transforms.absolute import Absolute
 from models.transforms.affine_maps import Affine, SoftplusAffine
 from models.transforms.box import Box
-from models.transforms.conditioners import MLP, GlowNet
+from models.transforms.conditioners import MLP
 from models.transforms.conv1x1 import Conv1x1
 from models.transforms.coupling import Coupling
 from models.transforms.dequantize import UniformDequantization
@@ -36,8 +36,8 @@ from models.transforms.maxpool import MaxPool
 from models.transforms.rescale import Rescale
 from models.transforms.sequence import Sequential
 from models.transforms.sort import Ordered, Sort
-from models.transforms.split import ConvNormal, Split
 from models.transforms.splines import RationalQuadratic
+from models.transforms.split import ConvNormal, Split
 from models.transforms.surjection import Generative, Surjection
 from tests.checks_bijection import check_bijection, log_abs_det_jacobian, randomize
 from tests.conftest import build_model, compose, shaped
@@ -136,7 +136,7 @@ def test_sorted_normals_have_the_density_of_order_statistics():
     grid = torch.arange(-6, top, step, dtype=torch.float64)
     pairs = torch.cartesian_prod(grid, grid)
     x = torch.cat([pairs, torch.full_like(pairs[:, :1], top)], 1)[(pairs[:, 0] < pairs[:, 1]) & (pairs[:, 1] < top)]
-    z, contribution = sort(x)
+    _, contribution = sort(x)
     numpy.testing.assert_allclose(contribution, -log(6))
     density = (torch.distributions.Normal(0, 1).log_prob(x).sum(1) - contribution).exp()
     wanted = 3 * stats.norm.pdf(top) * stats.norm.cdf(top) ** 2
@@ -227,7 +227,7 @@ def test_a_funnel_counts_the_volume_of_what_it_keeps(name):
     make, shape = SURJECTIONS[name]
     transform = scattered(make())
     for x in torch.randn(3, 1, *shape, dtype=torch.float64):
-        z, residual = transform.encode(x)
+        _, residual = transform.encode(x)
         both = lambda v: torch.cat([part.flatten(1) for part in transform.encode(v)], 1)  # noqa: E731
         wanted = log_abs_det_jacobian(both, x)[1] + torch.distributions.Normal(0, 1).log_prob(residual).sum()
         torch.testing.assert_close(transform(x)[1][0], wanted, rtol=0, atol=1e-8)
