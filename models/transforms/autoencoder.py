@@ -93,10 +93,11 @@ class AutoencoderBijection(Bijection):
     def __init__(self, shape: Sequence[int], latent_dim: int, core: Core, coder: Callable[..., GaussianCoder]):
         super().__init__()
         self.shape, self.features = tuple(shape), prod(shape)
-        inside = torch.zeros(prod(shape), dtype=torch.bool)
-        inside[core.places(self.shape, latent_dim)] = True
-        self.register_buffer("core", inside.nonzero().flatten(), persistent=False)
-        self.register_buffer("shell", (~inside).nonzero().flatten(), persistent=False)
+        outside = torch.ones(prod(shape), dtype=torch.int8)
+        outside[core.places(self.shape, latent_dim)] = 0
+        places = outside.argsort(stable=True)
+        self.register_buffer("core", places[:latent_dim], persistent=False)
+        self.register_buffer("shell", places[latent_dim:], persistent=False)
         self.coder = coder(shape, latent_dim)
 
     def _image(self, shell: Tensor, core: Tensor | None = None) -> Tensor:
