@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.contracts import Bijection
 from models.transforms.actnorm import ActNorm
-from models.transforms.conv1x1 import Conv1x1, multiply
+from models.transforms.conv1x1 import Conv1x1, inverse, multiply
 
 
 class NormedConv1x1(Bijection):
@@ -35,7 +35,7 @@ class NormedConv1x1(Bijection):
         norm, conv = self.norm, self.conv
         with torch.autocast(z.device.type, enabled=False):
             scale, _ = norm.coefficients()
-            return multiply(conv.inverse_weight() / scale[:, None], z, -norm.bias), -self._log_det(z)
+            return multiply(inverse(conv.weight() * scale), z, -norm.bias), -self._log_det(z)
 
     def _log_det(self, x: Tensor) -> Tensor:
         return self.norm.log_det(x) + self.conv.log_det(x)
