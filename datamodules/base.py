@@ -31,6 +31,10 @@ class Split:
     def __getitem__(self, rows: slice | Tensor) -> Split:
         return Split(self.x[rows], None if self.y is None else self.y[rows])
 
+    def to(self, device: torch.device | str) -> tuple[Tensor, Tensor | None]:
+        """(x, y) on the device."""
+        return self.x.to(device), None if self.y is None else self.y.to(device)
+
 
 def frozen(*parts: int | str) -> numpy.random.RandomState:
     """A random stream for what a number rests on (splits, fixed binarizations): NumPy never changes RandomState's streams."""

@@ -37,7 +37,7 @@ class Attributes(Evaluator):
             raise ConfigError(f"{self.count} training images hold a single class: set a larger evaluators.attributes.count")
         data = context.examples(max(64, 4 * spec.classes))
         chosen = [int((data.y != c).nonzero()[i % int((data.y != c).sum())]) for i, c in enumerate(rows)]
-        x, y = data.x[chosen].to(context.device), data.y[chosen].to(context.device)
+        x, y = data[torch.tensor(chosen)].to(context.device)
         starts, share = latents.encode(x, y), counts / counts.sum()
         # of all = share mean_c + (1 - share) mean_others, so mean_c - mean_others = (mean_c - mean of all) / (1 - share)
         overall = [torch.einsum("c,c...->...", share, level) for level in means]
@@ -60,8 +60,7 @@ class Attributes(Evaluator):
         classes, size = context.model.spec.classes, context.datamodule.eval_batch_size
         sums, counts = None, torch.zeros(classes, dtype=torch.float64, device=context.device)
         for start in range(0, len(data), size):
-            part = data[slice(start, start + size)]
-            x, y = part.x.to(context.device), part.y.to(context.device)
+            x, y = data[start : start + size].to(context.device)
             levels = [level.double() for level in latents.encode(x, y)]
             sums = sums or [level.new_zeros(classes, *level.shape[1:]) for level in levels]
             for total, level in zip(sums, levels, strict=True):

@@ -99,7 +99,7 @@ class Audit(Evaluator):
     @torch.no_grad()
     def __call__(self, context: Context) -> list[dict]:
         data = context.examples(self.num)
-        x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
+        x, y = data.to(context.device)
         model, double = context.model, copy.deepcopy(context.model).double()
         if x.is_floating_point():
             x = x.to(next(model.parameters()).dtype)

@@ -33,7 +33,7 @@ class Complete(Evaluator):
         if context.rank:
             return []
         data = context.examples(self.num)
-        x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
+        x, y = data.to(context.device)
         num_given = round(self.given * spec.shape[1] * spec.shape[2])
         again = None if y is None else y.repeat_interleave(self.draws)
         with context.noise("complete"):

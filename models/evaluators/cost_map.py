@@ -66,7 +66,7 @@ class CostMap(Evaluator):
 
     def _draw_images(self, context: Context, unit: str) -> None:
         data = context.examples(self.num)
-        x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
+        x, y = data.to(context.device)
         with context.noise("cost_map"):
             costs = bits(context.model.cost_map(x, y).double().cpu())
         high = float(costs.flatten().quantile(0.995))

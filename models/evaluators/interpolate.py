@@ -33,7 +33,7 @@ class Interpolate(Evaluator):
             raise ConfigError(f"split={context.split} has {len(data)} examples: set evaluators.interpolate.num={len(data) // 2}")
         if context.rank:
             return []
-        x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
+        x, y = data.to(context.device)
         with context.noise("interpolate"):
             columns = self._columns(latents, x, y)
         (context.folder / "samples").mkdir(exist_ok=True)

@@ -63,7 +63,7 @@ class LogDet(Evaluator):
             if place and place % context.world != context.rank:
                 continue  # every rank looks at the first batch, whose calls it returns
             data = module.split(context.split)[index]
-            x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
+            x, y = data.to(context.device)
             v = x.float() if single.dequantization is None else single.dequantization.midpoint(x)
             both = []
             for copied, reals in ((single, v), (double, v.double())):

@@ -27,7 +27,7 @@ class PartialLatents(Evaluator):
     def __call__(self, context: Context) -> list[dict]:
         model, latents = context.model, Latents(context.model, "partial_latents")
         data = context.examples(self.num)
-        x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
+        x, y = data.to(context.device)
         levels = latents.encode(x, y)
         if len(levels) < 2 or model.spec.levels is None:
             raise ConfigError("this model has no levels of image latents to leave out: take partial_latents out of evaluators")

@@ -28,7 +28,7 @@ class Reconstruct(Evaluator):
         if context.rank:
             return []
         data = context.examples(self.num)
-        x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
+        x, y = data.to(context.device)
         with context.noise("reconstruct"):
             back = model.reconstruct(x, y)
         spec = model.spec

@@ -60,7 +60,7 @@ class RoundTrip(Evaluator):
         mine = evenly_spaced(module.num_examples(context.split), self.num)[context.rank :: context.world]
         for index in mine.split(module.eval_batch_size):
             data = module.split(context.split)[index]
-            x, y = data.x.to(context.device), None if data.y is None else data.y.to(context.device)
+            x, y = data.to(context.device)
             if flow.dequantization is None:
                 v, scale = x.to(next(flow.parameters()).dtype), 1
                 x = v if flow.spec.levels is None else x

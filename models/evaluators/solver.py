@@ -38,7 +38,7 @@ class SolverError(Evaluator):
         evaluations, signed, absolute = Statistics(), Statistics(), Statistics()
         data, size = context.examples(self.num), context.datamodule.eval_batch_size
         for index in torch.arange(len(data.x)).split(size)[context.rank :: context.world]:
-            x, y = data.x[index].to(context.device), None if data.y is None else data.y[index].to(context.device)
+            x, y = data[index].to(context.device)
             nats = []
             for solvers in (refined, given):
                 for flow, solver in zip(flows, solvers):
