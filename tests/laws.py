@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.contracts import Bijection, DataSpec, GenerativeModel, Kind
-from models.flow.flow import Flow
+from models.flow.flow import flow_over_data
 from models.latent.posteriors import DiagonalPosterior
 from models.nn.data_init import initialize
 from models.transforms.sequence import Sequential
@@ -113,8 +113,7 @@ def mass_on_data(model: GenerativeModel, y: int | None, draws: int = 20_000) -> 
         return 1.0, 0.0
     with torch.no_grad():
         v = model.sample_continuous(draws, None if y is None else torch.full((draws,), y))
-    flow = next(module for module in model.modules() if isinstance(module, Flow))
-    inside = float(flow.dequantization.on_data(v).double().mean())
+    inside = float(flow_over_data(model).dequantization.on_data(v).double().mean())
     assert inside > 0.05, f"only {inside:.1%} of the mass is on the data: this check would say nothing"
     return inside, (inside * (1 - inside) / draws) ** 0.5
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.contracts import Bijection, CausalNet, GenerativeModel, Kind, sum_event
 from models.evaluators.base import Context, Evaluator, record
-from models.flow.flow import Flow
+from models.flow.flow import flow_over_data
 
 
 @contextmanager
@@ -140,7 +140,7 @@ class Audit(Evaluator):
     def _round_trips(self, models: dict[str, tuple[GenerativeModel, Tensor]], y: Tensor | None, skipped: dict) -> list[dict]:
         records = []
         for name, (model, x) in models.items():
-            flow = next((module for module in model.modules() if isinstance(module, Flow)), None)
+            flow = flow_over_data(model)
             if flow is None:
                 skipped[f"round_trip_{name}"] = "the model has no flow over the data"
                 continue

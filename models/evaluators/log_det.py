@@ -10,7 +10,7 @@ from models.build import ConfigError
 from models.contracts import Bijection, Kind
 from models.evaluators.audit import log_det_errors, recorded_calls
 from models.evaluators.base import Context, Evaluator, evenly_spaced, record
-from models.flow.flow import Flow
+from models.flow.flow import Flow, flow_over_data
 from models.units import bits
 
 
@@ -33,7 +33,7 @@ class LogDet(Evaluator):
 
     @torch.no_grad()
     def __call__(self, context: Context) -> list[dict]:
-        flow = next((module for module in context.model.modules() if isinstance(module, Flow)), None)
+        flow = flow_over_data(context.model)
         if flow is None:
             raise ConfigError("this model has no flow over the data: take log_det out of evaluators")
         if any(transform.kind != Kind.EXACT for transform in flow.transforms):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.build import ConfigError
 from models.evaluators.base import Context, Evaluator, evenly_spaced, record
-from models.flow.flow import Flow
+from models.flow.flow import Flow, flow_over_data
 from models.pictures import heat, rgb, save_labelled
 
 COLUMNS = 3
@@ -37,7 +37,7 @@ class RoundTrip(Evaluator):
 
     @torch.no_grad()
     def __call__(self, context: Context) -> list[dict]:
-        flow = next((module for module in context.model.modules() if isinstance(module, Flow)), None)
+        flow = flow_over_data(context.model)
         if flow is None:
             raise ConfigError("this model has no flow over the data: take round_trip out of evaluators")
         unit, records = "units" if flow.spec.levels is None else "levels", []

@@ -133,3 +133,8 @@ class Flow(GenerativeModel):
         if y is None:
             raise ValueError("this flow is class-conditional: give it labels y")
         return y
+
+
+def flow_over_data(model: nn.Module) -> Flow | None:
+    """The flow that ``model`` is or has, or None."""
+    return next((module for module in model.modules() if isinstance(module, Flow)), None)
