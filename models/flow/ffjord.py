@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from models.contracts import Bijection, Transform
+from models.flow.scales import two_sided_scales
 from models.transforms.sequence import Sequential
 from models.transforms.split import Split
-from models.transforms.squeeze import Squeeze
 
 
 class ContinuousScales:
@@ -28,20 +28,9 @@ class ContinuousScales:
 
     def __call__(self, shape: tuple[int, int, int]) -> tuple[list[Transform], tuple[int, int, int]]:
         """(transforms, shape of what is left) for images of ``shape``; ValueError if they cannot be halved so often."""
-        channels, height, width = shape
-        transforms: list[Transform] = []
-        for scale in range(self.num_scales - 1):
-            if height % 2 or width % 2:
-                raise ValueError(
-                    f"num_scales={self.num_scales} halves the sides {self.num_scales - 1} times, which {tuple(shape)} images "
-                    f"allow {scale} times: set num_scales to at most {scale + 1}, or choose data whose sides halve more often"
-                )
-            before = self._flows((channels, height, width))
-            channels, height, width = 4 * channels, height // 2, width // 2
-            after = self._flows((channels, height, width))
-            transforms += [Sequential([*before, Squeeze(), *after]), self.split(channels)]
-            channels = transforms[-1].kept
-        return [*transforms, Sequential(self._flows((channels, height, width)))], (channels, height, width)
+        make = lambda scale, shape: self._flows(shape)  # noqa: E731
+        transforms, left = two_sided_scales(shape, self.num_scales, make, make, self.split)
+        return [*transforms, Sequential(self._flows(left))], left
 
     def _flows(self, shape: tuple[int, int, int]) -> list[Bijection]:
         return [self.flow(shape) for _ in range(self.num_flows)]

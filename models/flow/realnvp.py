@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from models.contracts import Bijection, Transform
+from models.flow.scales import two_sided_scales
 from models.transforms.coupling import Coupling
 from models.transforms.maps import ScalarMap
 from models.transforms.partitions import ChannelHalves, Checkerboard, Partition
 from models.transforms.sequence import Sequential
 from models.transforms.split import Split
-from models.transforms.squeeze import Squeeze
 
 
 class DiagonalsFirst(Bijection):
@@ -61,21 +61,16 @@ class RealNVPScales:
 
     def __call__(self, shape: tuple[int, int, int]) -> tuple[list[Transform], tuple[int, int, int]]:
         """(transforms, shape of what is left) for images of ``shape``; ValueError if they cannot be halved so often."""
-        channels, height, width = shape
-        transforms: list[Transform] = []
-        for scale in range(self.num_scales - 1):
-            if height % 2 or width % 2:
-                raise ValueError(
-                    f"num_scales={self.num_scales} halves the sides {self.num_scales - 1} times, which {tuple(shape)} images "
-                    f"allow {scale} times: set num_scales to at most {scale + 1}, or choose data whose sides halve more often"
-                )
-            before = self._couplings(self.num_couplings, channels, Checkerboard, self.width * 2**scale)
-            channels, height, width = 4 * channels, height // 2, width // 2
-            after = self._couplings(self.num_couplings, channels, ChannelHalves, self.width * 2 ** (scale + 1))
-            transforms += [Sequential([*before, Squeeze(), *after, DiagonalsFirst(channels)]), self.split(channels)]
-            channels = transforms[-1].kept
-        last = self._couplings(self.num_last, channels, Checkerboard, self.width * 2 ** (self.num_scales - 1))
-        return [*transforms, Sequential(last)], (channels, height, width)
+        transforms, left = two_sided_scales(shape, self.num_scales, self._before, self._after, self.split)
+        last = self._couplings(self.num_last, left[0], Checkerboard, self.width * 2 ** (self.num_scales - 1))
+        return [*transforms, Sequential(last)], left
+
+    def _before(self, scale: int, shape: tuple[int, int, int]) -> list[Bijection]:
+        return self._couplings(self.num_couplings, shape[0], Checkerboard, self.width * 2**scale)
+
+    def _after(self, scale: int, shape: tuple[int, int, int]) -> list[Bijection]:
+        couplings = self._couplings(self.num_couplings, shape[0], ChannelHalves, self.width * 2 ** (scale + 1))
+        return [*couplings, DiagonalsFirst(shape[0])]
 
     def _couplings(self, count: int, channels: int, kind: Callable[..., Partition], width: int) -> list[Bijection]:
         conditioner = partial(self.conditioner, width=width)
