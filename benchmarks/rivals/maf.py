@@ -14,7 +14,8 @@ from nflows.transforms.autoregressive import MaskedAffineAutoregressiveTransform
 from nflows.transforms.base import CompositeTransform
 from nflows.transforms.normalization import BatchNorm
 from nflows.transforms.permutations import ReversePermutation
-from torch import Tensor, nn
+
+from benchmarks.rivals.libraries import NFlows, Zuko
 
 OVERRIDES = ("experiment=maf_bsds300", "data.batch_size=512")
 """D = 63, 5 steps, two hidden layers of 512, batch 512."""
@@ -39,35 +40,19 @@ def size_of(model) -> tuple[int, int, list[int]]:
     return model.spec.dims, len(nets), [layer.out_features for layer in nets[0].hidden]
 
 
-class Zuko(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        dims, steps, hidden = size_of(model)
-        self.flow = zuko.flows.MAF(dims, transforms=steps, hidden_features=hidden)
-
-    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return self.flow().log_prob(x.flatten(1))
-
-    def sample(self, n: int) -> Tensor:
-        return self.flow().sample((n,))
+def zuko_flow(model) -> Zuko:
+    dims, steps, hidden = size_of(model)
+    return Zuko(zuko.flows.MAF(dims, transforms=steps, hidden_features=hidden))
 
 
-class NFlows(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        dims, steps, hidden = size_of(model)
-        parts = []
-        for _ in range(steps):
-            made = MaskedAffineAutoregressiveTransform(dims, hidden[0], num_blocks=len(hidden) - 1, use_residual_blocks=False)
-            parts += [ReversePermutation(dims), made, BatchNorm(dims)]
-        self.flow = Flow(CompositeTransform(parts), StandardNormal([dims]))
-
-    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return self.flow.log_prob(x.flatten(1))
-
-    def sample(self, n: int) -> Tensor:
-        return self.flow.sample(n)
+def nflows_flow(model) -> NFlows:
+    dims, steps, hidden = size_of(model)
+    parts = []
+    for _ in range(steps):
+        made = MaskedAffineAutoregressiveTransform(dims, hidden[0], num_blocks=len(hidden) - 1, use_residual_blocks=False)
+        parts += [ReversePermutation(dims), made, BatchNorm(dims)]
+    return NFlows(Flow(CompositeTransform(parts), StandardNormal([dims])))
 
 
-FORMS = {"zuko": Zuko, "nflows": NFlows}
+FORMS = {"zuko": zuko_flow, "nflows": nflows_flow}
 """What ours is held against."""

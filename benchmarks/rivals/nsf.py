@@ -20,6 +20,7 @@ from nflows.transforms.lu import LULinear
 from nflows.transforms.permutations import RandomPermutation
 from torch import Tensor, nn
 
+from benchmarks.rivals.libraries import NFlows, Zuko
 from models.transforms.coupling import Coupling
 
 COUPLING = "model.architecture.step.coupling"
@@ -51,36 +52,20 @@ def size_of(model) -> tuple[int, int, int, int, int]:
     return model.spec.dims, len(couplings), net.first.out_features, len(net.blocks), couplings[0].scalar_map.num_bins
 
 
-class Zuko(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        dims, steps, width, blocks, bins = size_of(model)
-        self.flow = zuko.flows.NSF(dims, bins=bins, transforms=steps, passes=2, hidden_features=[width] * (1 + 2 * blocks))
-
-    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return self.flow().log_prob(x.flatten(1))
-
-    def sample(self, n: int) -> Tensor:
-        return self.flow().sample((n,))
+def zuko_flow(model) -> Zuko:
+    dims, steps, width, blocks, bins = size_of(model)
+    return Zuko(zuko.flows.NSF(dims, bins=bins, transforms=steps, passes=2, hidden_features=[width] * (1 + 2 * blocks)))
 
 
-class NFlows(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        dims, steps, width, blocks, bins = size_of(model)
-        mask, parts = torch.arange(dims) % 2, []
-        for _ in range(steps):
-            coupling = PiecewiseRationalQuadraticCouplingTransform(
-                mask, lambda inputs, outputs: ResidualNet(inputs, outputs, width, num_blocks=blocks), bins, "linear", 3.0
-            )
-            parts += [RandomPermutation(dims), LULinear(dims, identity_init=True), coupling]
-        self.flow = Flow(CompositeTransform(parts), StandardNormal([dims]))
-
-    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return self.flow.log_prob(x.flatten(1))
-
-    def sample(self, n: int) -> Tensor:
-        return self.flow.sample(n)
+def nflows_flow(model) -> NFlows:
+    dims, steps, width, blocks, bins = size_of(model)
+    mask, parts = torch.arange(dims) % 2, []
+    for _ in range(steps):
+        coupling = PiecewiseRationalQuadraticCouplingTransform(
+            mask, lambda inputs, outputs: ResidualNet(inputs, outputs, width, num_blocks=blocks), bins, "linear", 3.0
+        )
+        parts += [RandomPermutation(dims), LULinear(dims, identity_init=True), coupling]
+    return NFlows(Flow(CompositeTransform(parts), StandardNormal([dims])))
 
 
 class NormFlows(nn.Module):
@@ -99,5 +84,5 @@ class NormFlows(nn.Module):
         return self.flow.sample(n)[0]
 
 
-FORMS = {"zuko": Zuko, "nflows": NFlows, "normflows": NormFlows}
+FORMS = {"zuko": zuko_flow, "nflows": nflows_flow, "normflows": NormFlows}
 """What ours is held against."""
