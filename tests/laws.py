@@ -15,6 +15,7 @@ from models.latent.posteriors import DiagonalPosterior
 from models.nn.data_init import initialize
 from models.transforms.sequence import Sequential
 from tests.checks_bijection import check_bijection
+from tests.conftest import build_model, compose, shaped
 
 TINY = DataSpec((1, 2, 2), 3)
 
@@ -224,3 +225,13 @@ def check_swap(swap: Callable[..., AbstractContextManager], model: nn.Module) ->
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         assert holds(raw), "the raw weights did not come back after an error"
+
+
+def untrained(*overrides: str, shape=(1, 2, 2), levels=3) -> GenerativeModel:
+    """The tiny float64 model of a composition, as ``train.py`` would build it."""
+    return build_model(compose(*overrides, "debug=tiny", *shaped(shape, levels)), torch.float64)
+
+
+def tiny(*overrides: str, scale: float = 0.1, **space) -> GenerativeModel:
+    """The same, initialised and moved off its starting point."""
+    return ready(untrained(*overrides, **space), scale)

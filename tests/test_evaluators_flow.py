@@ -15,8 +15,8 @@ from models.evaluators.partial_latents import PartialLatents
 from models.evaluators.temperature_sweep import TemperatureSweep
 from models.pictures import HIDDEN, rgb
 from models.transforms.dequantize import UniformDequantization
+from tests.laws import tiny
 from tests.test_evaluators import Table, context
-from tests.test_mutations import tiny
 
 SPEC = DataSpec((1, 4, 4), 16, classes=2)
 

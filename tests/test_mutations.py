@@ -28,10 +28,8 @@ from models.nn.masked import MADE, Walk
 from models.nn.masked_conv import MaskedConv2d
 from models.objectives import importance_weighted
 from models.seeding import generator
-from models.transforms import logistic_mixture
-from models.transforms import absolute, maxpool, sort
+from models.transforms import absolute, continuous, divergence, logistic_mixture, maxpool, solvers, sort
 from models.transforms.absolute import Absolute
-from models.transforms import continuous, divergence, solvers
 from models.transforms.actnorm import ActNorm
 from models.transforms.argmax_dequantization import ArgmaxDequantization, BinaryArgmaxDequantization
 from models.transforms.autoencoder import AutoencoderBijection
@@ -64,19 +62,11 @@ from tests.laws import (
     check_swap,
     random_batch,
     ready,
+    tiny,
+    untrained,
     widen,
 )  # fmt: skip
 from tests.test_surjections import UNIT, pooled_flow
-
-
-def untrained(*overrides: str, shape=(1, 2, 2), levels=3) -> GenerativeModel:
-    """The tiny float64 model of a composition, as ``train.py`` would build it."""
-    return build_model(compose(*overrides, "debug=tiny", *shaped(shape, levels)), torch.float64)
-
-
-def tiny(*overrides: str, scale: float = 0.1, **space) -> GenerativeModel:
-    """The same, initialised and moved off its starting point."""
-    return ready(untrained(*overrides, **space), scale)
 
 
 def assert_caught(law: Callable[[], None], plant: Callable[[], None], message: str | None = None) -> None:
