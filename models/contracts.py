@@ -196,12 +196,15 @@ class Bijection(Transform):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self.inverse_and_log_det(z, context)[0]
 
-    def retrace(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(x, z, contribution): x = inverse(z) as a leaf, and what forward makes of it again, with its graph."""
+    def retrace(self, z: Tensor, context: Tensor | None = None, *folded) -> tuple[Tensor, Tensor, Tensor]:
+        """(x, z, contribution): x = inverse(z) as a leaf, and what forward makes of it again, with its graph.
+
+        ``folded``: nothing, or what the forward and then what the inverse of a Foldable takes.
+        """
         with torch.no_grad():
-            x = self.inverse(z, context)
+            x, _ = self.inverse_and_log_det(z, context, *folded[1:])
         x = x.detach().requires_grad_()
-        return x, *self(x, context)
+        return x, *self(x, context, *folded[:1])
 
 
 class CausalNet(nn.Module):

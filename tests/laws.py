@@ -186,8 +186,8 @@ def _watch_inverse(module: Bijection, name: str, seen: dict) -> None:
     """Posterior flows run backwards only: note what their inverse gave."""
     original = module.inverse_and_log_det
 
-    def watched(z, context=None):
-        x, log_det = original(z, context)
+    def watched(z, context=None, *folded):
+        x, log_det = original(z, context, *folded)
         seen.setdefault(name, (module, (x, context)))
         return x, log_det
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -24,15 +26,14 @@ class ActNorm(Bijection, DataInitialized):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
-    def coefficients(self) -> tuple[Tensor, Tensor]:
-        """scale and shift [C] of z = x scale + shift."""
-        self.require_initialized()
-        scale = torch.exp(LOG_SCALE_FACTOR * self.log_scale)
-        return scale, self.bias * scale
-
-    def log_det(self, x: Tensor) -> Tensor:
-        """[B], of the forward direction."""
-        return (LOG_SCALE_FACTOR * self.log_scale.sum() * (x[0].numel() // x.shape[1])).expand(x.shape[0])
+    @staticmethod
+    def coefficients(norms: Sequence[ActNorm]) -> tuple[Tensor, Tensor, Tensor]:
+        """scale and shift [K, C] of z = x scale + shift, and the log-det [K] at one position, of K norms of C channels."""
+        for norm in norms:
+            norm.require_initialized()
+        log_scale = LOG_SCALE_FACTOR * torch.stack([norm.log_scale for norm in norms])
+        scale = log_scale.exp()
+        return scale, torch.stack([norm.bias for norm in norms]) * scale, log_scale.sum(1)
 
     def _initialize(self, x: Tensor) -> None:
         by_channel = x.detach().transpose(0, 1).flatten(1).to(self.bias.dtype)
@@ -44,9 +45,19 @@ class ActNorm(Bijection, DataInitialized):
         self.require_initialized()
         if self.initializing:
             self._initialize(x)
-        scale, shift = (v.view(-1, *[1] * (x.dim() - 2)) for v in self.coefficients())
-        return torch.addcmul(shift, x, scale), self.log_det(x)
+        scale, shift, log_det = self.coefficients([self])
+        return torch.addcmul(channels(shift, x), x, channels(scale, x)), over_positions(log_det, x)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        scale, shift = (v.view(-1, *[1] * (z.dim() - 2)) for v in self.coefficients())
-        return (z - shift) / scale, -self.log_det(z)
+        scale, shift, log_det = self.coefficients([self])
+        return (z - channels(shift, z)) / channels(scale, z), -over_positions(log_det, z)
+
+
+def channels(vector: Tensor, x: Tensor) -> Tensor:
+    """``vector``, one number for each channel of x [B, C, ...], shaped to meet it."""
+    return vector.view(-1, *[1] * (x.dim() - 2))
+
+
+def over_positions(log_det: Tensor, x: Tensor) -> Tensor:
+    """[B]: the log-det at one position times the number of positions of x [B, C, ...]."""
+    return (log_det * (x[0].numel() // x.shape[1])).expand(x.shape[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.nn.weight_norm import WeightNormConv2d
 from models.transforms.actnorm import LOG_SCALE_FACTOR, ActNorm
+from models.transforms.folding import Foldable, Folded, unstack
 
 
 class ZeroConv2d(nn.Module):
@@ -25,12 +26,19 @@ class ZeroConv2d(nn.Module):
         nn.init.zeros_(self.conv.bias)
         self.log_scale = nn.Parameter(torch.zeros(out_channels, 1, 1))
 
+    @staticmethod
+    def fold(parts: Sequence[ZeroConv2d]) -> tuple[Tensor, Tensor]:
+        """Kernels [K, out, 3, 3, in] and biases [K, out] with the scales in them, of K convolutions of the same sizes."""
+        scale = torch.exp(LOG_SCALE_FACTOR * torch.stack([part.log_scale.flatten() for part in parts]))
+        bias = torch.stack([part.conv.bias for part in parts])
+        return _scaled([part.conv for part in parts], scale), bias * scale
+
     def forward(self, x: Tensor) -> Tensor:
-        scale = torch.exp(LOG_SCALE_FACTOR * self.log_scale)
-        return F.conv2d(x, self.conv.weight * scale[..., None], self.conv.bias * scale.flatten(), padding=1)
+        kernel, bias = self.fold([self])
+        return F.conv2d(x, kernel[0].movedim(-1, 1), bias[0], padding=1)
 
 
-class GlowNet(nn.Module):
+class GlowNet(Foldable):
     """3x3 conv - ActNorm - ReLU - 1x1 conv - ActNorm - ReLU - ZeroConv2d: [B, in, H, W] -> [B, out, H, W].
 
     Kingma & Dhariwal 2018, arXiv:1807.03039, sec. 3.3 and the released code (model.py, f), whose weights start as N(0, 0.05^2).
@@ -47,16 +55,30 @@ class GlowNet(nn.Module):
         nn.init.normal_(self.conv1.weight, std=0.05)
         nn.init.normal_(self.conv2.weight, std=0.05)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.last(_normed(self.conv2, self.norm2, _normed(self.conv1, self.norm1, x)))
+    def likeness(self) -> Hashable:
+        return GlowNet, self.conv1.weight.shape, self.last.conv.weight.shape
+
+    @staticmethod
+    def fold(parts: Sequence[GlowNet]) -> list[Folded]:
+        """A kernel and a bias for each convolution, with the norms and scales in them: so one map is kept in place of three."""
+        scale, shift, _ = ActNorm.coefficients([norm for part in parts for norm in (part.norm1, part.norm2)])
+        kernel1 = _scaled([part.conv1 for part in parts], scale[::2])
+        kernel2 = _scaled([part.conv2 for part in parts], scale[1::2])
+        return unstack(kernel1, shift[::2], kernel2, shift[1::2], *ZeroConv2d.fold([part.last for part in parts]))
+
+    def forward(self, x: Tensor, context: Tensor | None = None, folded: Folded | None = None) -> Tensor:
+        if self.norm1.initializing:
+            h = torch.relu(self.norm1(self.conv1(x))[0])
+            return self.last(torch.relu(self.norm2(self.conv2(h))[0]))
+        kernel1, bias1, kernel2, bias2, kernel3, bias3 = folded or self.fold([self])[0]
+        h = F.conv2d(x, kernel1.movedim(-1, 1), bias1, padding=1).relu_()
+        h = F.conv2d(h, kernel2.movedim(-1, 1), bias2).relu_()
+        return F.conv2d(h, kernel3.movedim(-1, 1), bias3, padding=1)
 
 
-def _normed(conv: nn.Conv2d, norm: ActNorm, x: Tensor) -> Tensor:
-    """relu(norm(conv(x))) with the norm in the kernel and bias of the convolution, so that one map is kept in place of three."""
-    if norm.initializing:
-        norm(conv(x))
-    scale, shift = norm.coefficients()
-    return F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), shift, padding=conv.padding).relu_()
+def _scaled(convs: Sequence[nn.Conv2d], scale: Tensor) -> Tensor:
+    """Kernels [K, out, height, width, in], contiguous like channels-last ones, times ``scale`` [K, out]."""
+    return torch.stack([conv.weight.movedim(1, -1) for conv in convs]) * scale[:, :, None, None, None]
 
 
 class MLP(nn.Module):

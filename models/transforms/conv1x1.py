@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.contracts import Bijection
+from models.transforms.actnorm import over_positions
 
 
 class Conv1x1(Bijection):
@@ -28,25 +31,29 @@ class Conv1x1(Bijection):
         self.register_buffer("sign", diagonal.sign().float())
         self.register_buffer("order", permutation.argmax(1))  # W[i] = (L U)[order[i]]
 
-    def _upper(self) -> Tensor:
-        return self.factors.triu(1) + torch.diag(self.sign * self.factors.diagonal().exp())
+    @staticmethod
+    def coefficients(convs: Sequence[Conv1x1]) -> tuple[Tensor, Tensor]:
+        """W [K, C, C] and the log-det [K] at one position, of K convolutions of C channels."""
+        factors = torch.stack([conv.factors for conv in convs])
+        diagonal = factors.diagonal(dim1=1, dim2=2)
+        upper = factors.triu(1) + torch.diag_embed(torch.stack([conv.sign for conv in convs]) * diagonal.exp())
+        product = torch.baddbmm(upper, factors.tril(-1), upper)
+        order = torch.stack([conv.order for conv in convs])[:, :, None].expand_as(product)
+        return product.gather(1, order), diagonal.sum(1)
 
     def weight(self) -> Tensor:
         """W [C, C]."""
-        upper = self._upper()
-        return torch.addmm(upper, self.factors.tril(-1), upper).index_select(0, self.order)
-
-    def log_det(self, x: Tensor) -> Tensor:
-        """[B], of the forward direction."""
-        return (self.factors.diagonal().sum() * (x[0].numel() // x.shape[1])).expand(x.shape[0])
+        return self.coefficients([self])[0][0]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            return multiply(self.weight(), x), self.log_det(x)
+            weight, log_det = self.coefficients([self])
+            return multiply(weight[0], x), over_positions(log_det, x)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with torch.autocast(z.device.type, enabled=False):
-            return multiply(inverse(self.weight()), z), -self.log_det(z)
+            weight, log_det = self.coefficients([self])
+            return multiply(inverse(weight[0]), z), -over_positions(log_det, z)
 
 
 def multiply(weight: Tensor, x: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -55,5 +62,5 @@ def multiply(weight: Tensor, x: Tensor, shift: Tensor | None = None) -> Tensor:
 
 
 def inverse(weight: Tensor) -> Tensor:
-    """The inverse of exactly the ``weight`` [C, C] that forward multiplies by, found in float64: only the products round."""
+    """The inverse of exactly the ``weight`` [..., C, C] that forward multiplies by, found in float64: only the products round."""
     return torch.linalg.inv(weight.double()).to(weight.dtype)
