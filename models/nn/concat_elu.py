@@ -28,7 +28,7 @@ class _PaddedConcatELU(torch.autograd.Function):
     def forward(ctx, x, margins, dropout):
         ctx.margins, ctx.scale, kept = margins, 1 / (1 - dropout), None
         x = F.pad(x, margins) if any(margins) else x  # ELU(0) = 0
-        floor = x.abs().neg_().expm1_()
+        floor = x.abs().neg_().exp_().sub_(1)
         y = torch.cat([torch.maximum(x, floor), torch.maximum(-x, floor)], 1)
         if dropout:
             kept = _draw_kept(y, margins, 1 - dropout)

@@ -19,8 +19,9 @@ from models.transforms.recompute import recomputed, run
 class Sequential(Bijection):
     """z = (T_k o ... o T_1)(x); the contributions add up. Raises TypeError for a part that is not a Bijection.
 
-    An ActNorm runs as one with the Conv1x1 after it, and like parts fold together (see ``Foldable``). With ``recompute`` training keeps none of the parts' activations: the
-    backward pass computes them again, from z, by the inverse (see ``Recomputed``). Parts with dropout raise ValueError then.
+    An ActNorm runs as one with the Conv1x1 after it, and like parts fold together (see ``Foldable``). With ``recompute``
+    training keeps none of the parts' activations: the backward pass computes them again, from z, by the inverse (see
+    ``recomputed``). Parts with dropout raise ValueError then.
     """
 
     def __init__(self, parts: list[Bijection], recompute: bool = False):
