@@ -21,7 +21,29 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("mask", mask.to(self.weight), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.mask, self.bias)
+        return _MaskedProduct.apply(x, self.weight, self.mask, self.bias)
+
+
+class _MaskedProduct(torch.autograd.Function):
+    """``F.linear(x, weight * mask, bias)``, which multiplies again for its gradients instead of keeping the product."""
+
+    @staticmethod
+    def forward(ctx, x, weight, mask, bias):
+        ctx.save_for_backward(x, weight, mask)
+        return F.linear(x, weight * mask, bias)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, mask = ctx.saved_tensors
+        by_x = by_weight = by_bias = None
+        if ctx.needs_input_grad[0]:
+            by_x = (gradient @ (weight * mask).to(gradient.dtype)).to(x.dtype)
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        if ctx.needs_input_grad[1]:
+            by_weight = (rows.T @ x.reshape(-1, x.shape[-1]).to(gradient.dtype)).to(weight.dtype).mul_(mask)
+        if ctx.needs_input_grad[3]:
+            by_bias = rows.sum(0).to(weight.dtype)
+        return by_x, by_weight, None, by_bias
 
 
 class MaskedPerceptron(nn.Module):
