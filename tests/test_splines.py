@@ -52,9 +52,9 @@ def test_spline_is_zukos_at_the_same_knots():
     x, params = inputs()
     y, log_slope = spline()(x, params)
     theirs = zuko.transforms.MonotonicRQSTransform(*by_number(params), bound=BOUND)
-    widths, heights, derivatives = (t.movedim(1, -1) for t in spline()._shape(params))
+    widths, heights, slopes = (t.movedim(1, -1) for t in spline()._shape(params))
     ends = lambda sizes: torch.cat([torch.zeros_like(sizes[..., :1]), sizes.cumsum(-1)], -1) - BOUND  # noqa: E731
-    theirs.horizontal, theirs.vertical, theirs.derivatives = ends(widths), ends(heights), derivatives
+    theirs.horizontal, theirs.vertical, theirs.derivatives = ends(widths), ends(heights), spline()._derivative(slopes)
     wanted, wanted_slope = theirs.call_and_ladj(x)
     torch.testing.assert_close(y, wanted, rtol=0, atol=1e-10)
     torch.testing.assert_close(log_slope, wanted_slope, rtol=0, atol=1e-10)
@@ -98,6 +98,45 @@ def test_splines_stay_finite_where_their_parameters_are_extreme():
         z, log_slope = function(x, params)
         gradients = torch.autograd.grad(z.sum() + log_slope.sum(), (x, params))
         assert all(t.isfinite().all() for t in (z, log_slope, *gradients))
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_spline_has_first_and_second_derivatives(inverse):
+    x, params = (t[:1, :, :1].clone().requires_grad_() for t in inputs())
+    function = spline().inverse if inverse else spline()
+    assert x.abs().min() < BOUND < x.abs().max()
+    assert torch.autograd.gradcheck(function, (x, params))
+    assert torch.autograd.gradgradcheck(function, (x, params))
+
+
+def test_spline_gives_the_same_numbers_compiled_batched_and_in_a_batched_backward_pass():
+    x, params = (t.requires_grad_() for t in inputs())
+    slopes = lambda f: torch.autograd.grad(sum(t.square().sum() for t in f(x, params)), (x, params))  # noqa: E731
+    wanted = slopes(spline())
+    batched = torch.vmap(lambda a, b: tuple(t[0] for t in spline()(a[None], b[None])))
+    for function in (torch.compile(spline(), backend="aot_eager", fullgraph=True), batched):
+        for one, other in zip(slopes(function), wanted, strict=True):
+            torch.testing.assert_close(one, other)
+    z, _ = spline()(x, params)
+    basis = torch.eye(z.numel(), dtype=z.dtype)[:7].view(7, *z.shape)
+    (rows,) = torch.autograd.grad(z, params, basis, is_grads_batched=True, retain_graph=True)
+    for row, direction in zip(rows, basis, strict=True):
+        torch.testing.assert_close(row, torch.autograd.grad(z, params, direction, retain_graph=True)[0])
+
+
+def test_spline_keeps_two_tables_for_its_gradients():
+    """The shares of widths and of heights; all else kept is of the size of x."""
+    x, params = (t.requires_grad_() for t in inputs())
+    tables = {}
+
+    def pack(t):
+        if t.shape[1] > 1 and t.numel() >= (BINS - 1) * x.numel():
+            tables[t.untyped_storage().data_ptr()] = t.shape
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        kept = spline()(x, params)
+    assert kept[0].requires_grad and sorted(tables.values()) == [(4, BINS, 6, 5)] * 2
 
 
 def residual(in_channels, out_channels):

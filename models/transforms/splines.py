@@ -37,20 +37,21 @@ class RationalQuadratic(ScalarMap):
         self.min_width, self.min_height, self.min_derivative = min_width, min_height, min_derivative
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        widths, heights, derivatives = self._shape(params)
+        widths, heights, slopes = self._shape(params)
         inside = x.abs() < self.bound
-        left, width, bottom, height, d0, d1 = self._bin(torch.where(inside, x, 0.0), widths, heights, derivatives)
-        t = (torch.where(inside, x, 0.0) - left) / width
+        inner = torch.where(inside, x, 0.0)
+        left, width, bottom, height, d0, d1 = self._bin(inner, widths, heights, slopes)
+        t = (inner - left) / width
         s, u = height / width, t * (1 - t)
         z = bottom + height * (s * t * t + d0 * u) / (s + (d0 + d1 - 2 * s) * u)
         return torch.where(inside, z, x), torch.where(inside, self._log_slope(t, s, d0, d1), 0.0)
 
     def inverse(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """The root t of a quadratic (eqs. 6 to 8, appendix A.3), in the form that does not cancel."""
-        widths, heights, derivatives = self._shape(params)
+        widths, heights, slopes = self._shape(params)
         inside = z.abs() < self.bound
         y = torch.where(inside, z, 0.0)
-        bottom, height, left, width, d0, d1 = self._bin(y, heights, widths, derivatives)
+        bottom, height, left, width, d0, d1 = self._bin(y, heights, widths, slopes)
         s, rise = height / width, y - bottom
         curved = rise * (d0 + d1 - 2 * s)
         a, b, c = height * (s - d0) + curved, height * d0 - curved, -s * rise
@@ -58,26 +59,25 @@ class RationalQuadratic(ScalarMap):
         return torch.where(inside, left + t * width, z), torch.where(inside, -self._log_slope(t, s, d0, d1), 0.0)
 
     def _shape(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Widths and heights [B, K, C, ...] and derivatives [B, K + 1, C, ...], all knots included."""
+        """Widths and heights [B, K, C, ...], and of all knots what ``_derivative`` maps to the derivatives, [B, K + 1, C, ...]."""
         params = full_precision(params).unflatten(1, (self.num_params, -1))
-        widths, heights, derivatives = params.split([self.num_bins, self.num_bins, self.num_bins - 1], 1)
+        widths, heights, slopes = params.split([self.num_bins, self.num_bins, self.num_bins - 1], 1)
         shares = lambda free, least: least + (1 - self.num_bins * least) * torch.softmax(free, 1)  # noqa: E731
-        inner = self.min_derivative + F.softplus(derivatives + log(expm1(1 - self.min_derivative)))
-        ends = torch.ones_like(params[:, :1])
-        span = 2 * self.bound
-        return (
-            span * shares(widths, self.min_width),
-            span * shares(heights, self.min_height),
-            torch.cat([ends, inner, ends], 1),
-        )
+        end, span = torch.zeros_like(params[:, :1]), 2 * self.bound
+        return span * shares(widths, self.min_width), span * shares(heights, self.min_height), torch.cat([end, slopes, end], 1)
 
-    def _bin(self, x: Tensor, along: Tensor, across: Tensor, derivatives: Tensor) -> tuple[Tensor, ...]:
+    def _derivative(self, slope: Tensor) -> Tensor:
+        """At least ``min_derivative``, and 1 where ``slope`` is 0."""
+        return self.min_derivative + F.softplus(slope + log(expm1(1 - self.min_derivative)))
+
+    def _bin(self, x: Tensor, along: Tensor, across: Tensor, slopes: Tensor) -> tuple[Tensor, ...]:
         """Of each number's bin on the axis ``along``: start and size on that axis and on the other, both derivatives."""
         zero = torch.zeros_like(along[:, :1])
         first, second = (torch.cat([zero, sizes[:, :-1].cumsum(1)], 1) - self.bound for sizes in (along, across))
         k = (x.unsqueeze(1) >= first[:, 1:]).sum(1, keepdim=True)
-        parts = (first, along, second, across, derivatives[:, :-1], derivatives[:, 1:])
-        return tuple(part.gather(1, k).squeeze(1) for part in parts)
+        pick = lambda table: _Pick.apply(table, k).squeeze(1)  # noqa: E731
+        derivatives = (self._derivative(pick(ends)) for ends in (slopes[:, :-1], slopes[:, 1:]))
+        return pick(first), pick(along), pick(second), pick(across), *derivatives
 
     @staticmethod
     def _log_slope(t: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
@@ -85,3 +85,24 @@ class RationalQuadratic(ScalarMap):
         u = t * (1 - t)
         steep = d1 * t * t + 2 * s * u + d0 * (1 - t) * (1 - t)
         return 2 * s.log() + steep.log() - 2 * (s + (d0 + d1 - 2 * s) * u).log()
+
+
+class _Pick(torch.autograd.Function):
+    """``table.gather(1, index)``, which keeps the index for its gradient and not the table."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(table, index):
+        return table.gather(1, index)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        table, index = inputs
+        ctx.shape = table.shape
+        ctx.save_for_backward(index)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (index,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.shape).scatter_add_(1, index, gradient), None
