@@ -23,8 +23,8 @@ class Affine(ScalarMap):
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         m, a = self.unpack(params)
-        a = self.bound * torch.tanh(a / self.bound)
-        return (x - m) * torch.exp(-a), -a
+        log_slope = -self.bound * torch.tanh(a / self.bound)
+        return (x - m) * torch.exp(log_slope), log_slope
 
     def inverse(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         m, a = self.unpack(params)
