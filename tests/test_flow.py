@@ -1,7 +1,9 @@
 """Flows over images: normalization by enumeration, samples against scores, latents and labels."""
 
+from copy import deepcopy
 from functools import partial
 from itertools import product
+from math import log
 
 import pytest
 import torch
@@ -143,6 +145,50 @@ def test_latents_give_back_the_image(levels):
     assert model.decode(latents).equal(x)
     with pytest.raises(ValueError, match="2 latents; got 1"):
         model.decode(latents[1:])
+
+
+def steep(slope):
+    """24 couplings of a Glow in float32, the least of whose slopes is near ``slope``: a way back multiplies rounding errors."""
+    parts = {**step(SigmoidAffine), "coupling": partial(Coupling, conditioner=partial(GlowNet, width=16), scalar_map=SigmoidAffine)}
+    model = Flow(DataSpec((3, 8, 8), 256), UniformDequantization(256), None, MultiScale(1, 24, parts, None), LearnedNormal, False)
+    for coupling in (part for part in model.modules() if isinstance(part, Coupling)):
+        torch.nn.init.normal_(coupling.net.last.conv.weight, std=0.05)
+        _, h = coupling.net.last.conv.bias.data.chunk(2)
+        h.uniform_(log(slope), 0)
+    initialize(model, torch.randint(0, 256, (64, 3, 8, 8)))
+    return model.eval()
+
+
+@torch.no_grad()
+def test_steep_couplings_give_back_a_thousandth_of_a_level():
+    """What float32 arithmetic loses beyond 1e-3 of a level, float64 arithmetic keeps, of the same weights and float32 latents."""
+    model, slopes = steep(0.02), []
+    x = torch.randint(0, 256, (16, 3, 8, 8))
+    v = (x.double() + 0.5) / 256
+    error = lambda back: 256 * float((back - v).abs().max())  # noqa: E731
+    for part in model.modules():
+        if isinstance(part, SigmoidAffine):
+            part.register_forward_hook(lambda part, inputs, output: slopes.append(float(output[1].exp().min())))
+    plain = error(model._decode(model._encode(x, None), None, 1.0))
+    assert len(slopes) == 24 and 0.02 < min(slopes) < 0.04
+    latents = model.encode(x)
+    assert all(z.dtype == torch.float32 for z in latents)
+    assert error(model.decode_continuous(latents)) < 1e-3 < 2e-3 < plain < 0.5
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert model.decode(latents).equal(x.to(torch.uint8))
+
+
+def test_gradients_of_reals_in_weights_and_latents():
+    """They pass the change of precision: those of a float64 copy."""
+    model = flow((1, 4, 4), 256, multi_scale(1)).float()
+    twin, x = deepcopy(model).double(), torch.randint(0, 256, (3, 1, 4, 4))
+    found = []
+    for one in (model, twin):
+        latents = [z.to(next(one.parameters()).dtype).requires_grad_() for z in model.encode(x)]
+        found.append(torch.autograd.grad(one.decode_continuous(latents).square().sum(), [*latents, *one.parameters()]))
+    assert any(gradient.abs().max() > 1e-2 for gradient in found[0])
+    for own, reference in zip(*found, strict=True):
+        torch.testing.assert_close(own, reference.float(), rtol=1e-5, atol=1e-6)
 
 
 def test_latents_are_standard_normal_under_the_model():

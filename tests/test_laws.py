@@ -18,7 +18,7 @@ from models.seeding import seed_all
 from tests.checks_causal import check_cache, check_causal
 from tests.conftest import EXPERIMENTS, MODELS, ROOT, build_model, compose, shaped
 from tests.laws import (
-    TINY, check_bijections, check_normalized, check_reload, check_samples, check_score, random_batch, ready, widen,
+    TINY, check_bijections, check_normalized, check_reload, check_round_trip, check_samples, check_score, random_batch, ready, widen,
 )  # fmt: skip
 
 COMPOSITIONS = [f"model={name}" for name in MODELS] + [f"experiment={name}" for name in EXPERIMENTS]
@@ -132,6 +132,17 @@ def test_bijections(composition):
 @lru_cache(maxsize=None)
 def _check_bijections(node: str) -> None:
     check_bijections(ready(build_model({"model": json.loads(node)}, torch.float64), scale=0.1))
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+def test_round_trip(composition):
+    """Law 5: a float32 flow loses no more between data and latents than the rounding of the latents costs."""
+    _check_round_trip(json.dumps(tiny(composition)["model"]))
+
+
+@lru_cache(maxsize=None)
+def _check_round_trip(node: str) -> None:
+    check_round_trip(ready(build_model({"model": json.loads(node)}), scale=0.1))
 
 
 @pytest.mark.parametrize("composition", COMPOSITIONS)

@@ -19,6 +19,7 @@ from models.build import ConfigError, instantiate
 from models.contracts import GenerativeModel, Kind, Score
 from models.distributions import discretized
 from models.evaluators.nearest import nearest
+from models.flow.flow import Flow
 from models.latent.vae import VAE
 from models.likelihoods import logistic
 from models.likelihoods.bernoulli import Bernoulli
@@ -59,6 +60,7 @@ from tests.laws import (
     check_frequencies,
     check_normalized,
     check_reload,
+    check_round_trip,
     check_swap,
     random_batch,
     ready,
@@ -640,6 +642,13 @@ def counts_a_unit_one_place_early(monkeypatch) -> None:
 )
 def test_wrong_splines_and_orders(plant, model, monkeypatch):
     assert_caught(lambda: check_bijections(tiny(model, shape=(1, 2, 2))), lambda: plant(monkeypatch), "not close")
+
+
+@pytest.mark.parametrize("model", ["glow", "nsf", "maf"])
+def test_latents_of_float32_arithmetic(model, monkeypatch):
+    law = lambda: check_round_trip(tiny(f"model={model}", shape=(1, 4, 4)).float())  # noqa: E731
+    plain = lambda self, method, *arguments: method(*arguments)  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(Flow, "_precisely", plain), "not those of float64")
 
 
 # --- NICE and RealNVP ----------------------------------------------------------------------------------------------------

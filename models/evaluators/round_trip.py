@@ -1,4 +1,4 @@
-"""What a flow's own arithmetic loses between an image and its latents and back."""
+"""What a flow loses between an image and its latents and back."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class RoundTrip(Evaluator):
     """|v - decode(encode(v))| in levels before rounding, for ``num`` images of the split, v the midpoints of their bins.
 
-    In float32 and in float64: ``round_trip_DTYPE_levels`` is the largest error of a sub-pixel, ``round_trip_DTYPE_mean_levels``
-    their mean, ``round_trip_DTYPE_exact`` the share of integers that come back, for which the error must stay below 1/2. An
-    error that is not finite is infinite. Continuous data has units instead of levels, and no integers. The picture
-    samples/round_trip_SPLIT_WEIGHTS.png shows the ``shown`` worst images in float32.
+    Of the flow in float32 and in float64: weights, latents and the reals that come back have that precision. Between them
+    ``Flow.encode`` and ``Flow.decode_continuous`` compute in float64, nets included, in both cases (but for an IntegerFlow, and on
+    devices without float64): the error in float32 is what rounding the latents costs. What ``score`` and ``sample`` lose, which
+    compute in float32 throughout, is not measured here. ``round_trip_DTYPE_levels`` is the largest error of a sub-pixel,
+    ``round_trip_DTYPE_mean_levels`` their mean, ``round_trip_DTYPE_exact`` the share of integers that come back, for which the
+    error must stay below 1/2. An error that is not finite is infinite. Continuous data has units instead of levels, and no
+    integers. The picture samples/round_trip_SPLIT_WEIGHTS.png shows the ``shown`` worst images in float32.
 
     Raises ConfigError for a model without a flow over the data.
     """
@@ -66,9 +69,10 @@ class RoundTrip(Evaluator):
                 x = v if flow.spec.levels is None else x
             else:
                 v, scale = flow.dequantization.midpoint(x), flow.spec.levels
-            latents = flow.encode(x, y)
-            error = scale * (flow.decode_continuous(latents, y) - v).double().abs()
-            parts.append((index, error.nan_to_num(nan=inf, posinf=inf).cpu(), (flow.decode(latents, y) == x).cpu()))
+            back = flow.decode_continuous(flow.encode(x, y), y)
+            error = scale * (back - v).double().abs()
+            right = (back if flow.dequantization is None else flow.dequantization.inverse(back)) == x
+            parts.append((index, error.nan_to_num(nan=inf, posinf=inf).cpu(), right.cpu()))
         parts = [part for rank in context.gather(parts) for part in rank]
         if not parts:
             raise ConfigError(f"{module.name} has no examples in split={context.split}: choose another split")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.contracts import Bijection, Conditional, DataSpec, GenerativeModel, Kind, Score, Transform, check_batch
+from models.nn.precision import in_float64
 from models.transforms.dequantize import Dequantization
 from models.transforms.surjection import Surjection
 
@@ -88,8 +90,14 @@ class Flow(GenerativeModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
-        """The latents of x, with each integer at the midpoint of its bin: ``decode`` gives exactly x back."""
+        """The latents of x, with each integer at the midpoint of its bin: ``decode`` gives exactly x back.
+
+        Found in float64 and rounded once to the model's dtype (see ``_precisely``).
+        """
         check_batch(x, self.spec)
+        return self._precisely(self._encode, x, y)
+
+    def _encode(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
         v, context, latents = x if self.dequantization is None else self.dequantization.midpoint(x), self._context(y), []
         for transform in self.transforms:
             if isinstance(transform, Surjection):
@@ -105,11 +113,21 @@ class Flow(GenerativeModel):
         return self._integers(self.decode_continuous(latents, y, temperature))
 
     def decode_continuous(self, latents: list[Tensor | None], y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """The reals v [B, C, H, W] that ``decode`` rounds."""
-        *residuals, top = latents
-        if len(residuals) != self.num_residuals:
+        """The reals v [B, C, H, W] that ``decode`` rounds, found in float64 and rounded once to the model's dtype."""
+        if len(latents) != self.num_residuals + 1:
             raise ValueError(f"this flow has {self.num_residuals + 1} latents; got {len(latents)}")
+        return self._precisely(self._decode, latents, y, temperature)
+
+    def _decode(self, latents: list[Tensor | None], y: Tensor | None, temperature: float) -> Tensor:
+        *residuals, top = latents
         return self._invert(self.base(self._context(y)).place(top), residuals, y, temperature)
+
+    def _precisely(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """A method of this flow in float64, from its weights as they are.
+
+        An inverse multiplies what was rounded before it by as much as forward contracts, in nets as much as between them.
+        """
+        return in_float64(self, method, *arguments)
 
     @property
     def num_residuals(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class IntegerFlow(Flow):
         if spec.levels is None:
             raise ValueError("an integer flow is over integers and these data are continuous: choose model=glow")
         super().__init__(spec, Grid(spec.levels), None, architecture, base, False)
+
+    def _precisely(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """In the model's dtype, as a coder inverts: other digits of a net could round to another integer, and none is lost."""
+        return method(*arguments)
 
     @torch.no_grad()
     def sample_integers(self, n: int, temperature: float = 1.0) -> Tensor:
