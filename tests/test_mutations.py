@@ -647,8 +647,8 @@ def test_wrong_splines_and_orders(plant, model, monkeypatch):
 @pytest.mark.parametrize("model", ["glow", "nsf", "maf"])
 def test_latents_of_float32_arithmetic(model, monkeypatch):
     law = lambda: check_round_trip(tiny(f"model={model}", shape=(1, 4, 4)).float())  # noqa: E731
-    plain = lambda self, method, *arguments: method(*arguments)  # noqa: E731
-    assert_caught(law, lambda: monkeypatch.setattr(Flow, "_precisely", plain), "not those of float64")
+    plain = lambda self, precise, method, *arguments: method(*arguments)  # noqa: E731
+    assert_caught(law, lambda: monkeypatch.setattr(Flow, "_run", plain), "not those of float64")
 
 
 # --- NICE and RealNVP ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a flow loses between an image and its latents and back."""
+"""What a flow's own arithmetic loses between an image and its latents and back."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from models.pictures import heat, rgb, save_labelled
 COLUMNS = 3
 """Images in a row, each beside its map."""
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+FORMS = {"float32": (torch.float32, False), "precise": (torch.float32, True), "float64": (torch.float64, False)}
+"""Dtype of weights and latents, and whether the arithmetic between them is float64 all the same."""
 
 
 class RoundTrip(Evaluator):
     """|v - decode(encode(v))| in levels before rounding, for ``num`` images of the split, v the midpoints of their bins.
 
-    Of the flow in float32 and in float64: weights, latents and the reals that come back have that precision. Between them
-    ``Flow.encode`` and ``Flow.decode_continuous`` compute in float64, nets included, in both cases (but for an IntegerFlow, and on
-    devices without float64): the error in float32 is what rounding the latents costs. What ``score`` and ``sample`` lose, which
-    compute in float32 throughout, is not measured here. ``round_trip_DTYPE_levels`` is the largest error of a sub-pixel,
-    ``round_trip_DTYPE_mean_levels`` their mean, ``round_trip_DTYPE_exact`` the share of integers that come back, for which the
-    error must stay below 1/2. An error that is not finite is infinite. Continuous data has units instead of levels, and no
-    integers. The picture samples/round_trip_SPLIT_WEIGHTS.png shows the ``shown`` worst images in float32.
+    FORM is float32 or float64 throughout, or precise: weights and latents in float32 and ``precise`` arithmetic between them
+    (see ``Flow.encode``), which leaves what rounding the latents costs. ``round_trip_FORM_levels`` is the largest error of a
+    sub-pixel, ``round_trip_FORM_mean_levels`` their mean, ``round_trip_FORM_exact`` the share of integers that come back, for
+    which the error must stay below 1/2. An error that is not finite is infinite. Continuous data has units instead of levels,
+    and no integers. The picture samples/round_trip_SPLIT_WEIGHTS.png shows the ``shown`` worst images in float32.
 
     Raises ConfigError for a model without a flow over the data.
     """
@@ -44,8 +43,8 @@ class RoundTrip(Evaluator):
         if flow is None:
             raise ConfigError("this model has no flow over the data: take round_trip out of evaluators")
         unit, records = "units" if flow.spec.levels is None else "levels", []
-        for name, dtype in DTYPES.items():
-            index, errors, right = self._measure(context, copy.deepcopy(flow).to(dtype))
+        for name, (dtype, precise) in FORMS.items():
+            index, errors, right = self._measure(context, copy.deepcopy(flow).to(dtype), precise)
             largest, mean, share = float(errors.max()), float(errors.mean()), float(right.double().mean())
             records += [
                 record(f"round_trip_{name}_{unit}", largest, None, unit, "exact", len(errors)),
@@ -53,11 +52,11 @@ class RoundTrip(Evaluator):
             ]
             if unit == "levels":
                 records.append(record(f"round_trip_{name}_exact", share, None, "share", "exact", len(errors)))
-                if dtype == torch.float32 and context.rank == 0:
+                if name == "float32" and context.rank == 0:
                     self._draw(context, index, errors)
         return records
 
-    def _measure(self, context: Context, flow: Flow) -> tuple[Tensor, Tensor, Tensor]:
+    def _measure(self, context: Context, flow: Flow, precise: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Index [n] of the images, error [n, C, H, W] of each sub-pixel and whether it came back, from all ranks."""
         module, parts = context.datamodule, []
         mine = evenly_spaced(module.num_examples(context.split), self.num)[context.rank :: context.world]
@@ -69,7 +68,7 @@ class RoundTrip(Evaluator):
                 x = v if flow.spec.levels is None else x
             else:
                 v, scale = flow.dequantization.midpoint(x), flow.spec.levels
-            back = flow.decode_continuous(flow.encode(x, y), y)
+            back = flow.decode_continuous(flow.encode(x, y, precise), y, precise=precise)
             error = scale * (back - v).double().abs()
             right = (back if flow.dequantization is None else flow.dequantization.inverse(back)) == x
             parts.append((index, error.nan_to_num(nan=inf, posinf=inf).cpu(), right.cpu()))

@@ -89,13 +89,14 @@ class Flow(GenerativeModel):
         return self._invert(z, [None] * self.num_residuals, y, temperature)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
+    def encode(self, x: Tensor, y: Tensor | None = None, precise: bool = False) -> list[Tensor]:
         """The latents of x, with each integer at the midpoint of its bin: ``decode`` gives exactly x back.
 
-        Found in float64 and rounded once to the model's dtype (see ``_precisely``).
+        ``precise``: found in float64 from the weights as they are, nets included, and rounded once to the model's dtype. An
+        inverse multiplies what was rounded on the way by as much as forward contracts. It takes some 20 times as long on a CPU.
         """
         check_batch(x, self.spec)
-        return self._precisely(self._encode, x, y)
+        return self._run(precise, self._encode, x, y)
 
     def _encode(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
         v, context, latents = x if self.dequantization is None else self.dequantization.midpoint(x), self._context(y), []
@@ -108,26 +109,26 @@ class Flow(GenerativeModel):
         return [*latents, self.base(context).standardize(v)]
 
     @torch.no_grad()
-    def decode(self, latents: list[Tensor | None], y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    def decode(
+        self, latents: list[Tensor | None], y: Tensor | None = None, temperature: float = 1.0, precise: bool = False
+    ) -> Tensor:
         """x from its latents. An entry that is None (but not the top) is drawn at ``temperature``."""
-        return self._integers(self.decode_continuous(latents, y, temperature))
+        return self._integers(self.decode_continuous(latents, y, temperature, precise))
 
-    def decode_continuous(self, latents: list[Tensor | None], y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """The reals v [B, C, H, W] that ``decode`` rounds, found in float64 and rounded once to the model's dtype."""
+    def decode_continuous(
+        self, latents: list[Tensor | None], y: Tensor | None = None, temperature: float = 1.0, precise: bool = False
+    ) -> Tensor:
+        """The reals v [B, C, H, W] that ``decode`` rounds; ``precise`` as in ``encode``."""
         if len(latents) != self.num_residuals + 1:
             raise ValueError(f"this flow has {self.num_residuals + 1} latents; got {len(latents)}")
-        return self._precisely(self._decode, latents, y, temperature)
+        return self._run(precise, self._decode, latents, y, temperature)
 
     def _decode(self, latents: list[Tensor | None], y: Tensor | None, temperature: float) -> Tensor:
         *residuals, top = latents
         return self._invert(self.base(self._context(y)).place(top), residuals, y, temperature)
 
-    def _precisely(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        """A method of this flow in float64, from its weights as they are.
-
-        An inverse multiplies what was rounded before it by as much as forward contracts, in nets as much as between them.
-        """
-        return in_float64(self, method, *arguments)
+    def _run(self, precise: bool, method: Callable[..., Any], *arguments: Any) -> Any:
+        return in_float64(self, method, *arguments) if precise else method(*arguments)
 
     @property
     def num_residuals(self) -> int:

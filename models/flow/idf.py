@@ -33,7 +33,7 @@ class IntegerFlow(Flow):
             raise ValueError("an integer flow is over integers and these data are continuous: choose model=glow")
         super().__init__(spec, Grid(spec.levels), None, architecture, base, False)
 
-    def _precisely(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    def _run(self, precise: bool, method: Callable[..., Any], *arguments: Any) -> Any:
         """In the model's dtype, as a coder inverts: other digits of a net could round to another integer, and none is lost."""
         return method(*arguments)
 
