@@ -29,7 +29,7 @@ from models.nn.masked import MADE, Walk
 from models.nn.masked_conv import MaskedConv2d
 from models.objectives import importance_weighted
 from models.seeding import generator
-from models.transforms import absolute, continuous, divergence, logistic_mixture, maxpool, solvers, sort
+from models.transforms import absolute, actnorm, continuous, conv1x1, divergence, fused, logistic_mixture, maxpool, solvers, sort
 from models.transforms.absolute import Absolute
 from models.transforms.actnorm import ActNorm
 from models.transforms.argmax_dequantization import ArgmaxDequantization, BinaryArgmaxDequantization
@@ -243,8 +243,8 @@ def test_log_det_of_the_wrong_sign(bijection, directions, monkeypatch):
     """In one direction the two disagree; in both they agree and only autograd can tell."""
 
     def negated(original):
-        def method(self, x, context=None):
-            out, log_det = original(self, x, context)
+        def method(self, x, *arguments):
+            out, log_det = original(self, x, *arguments)
             return out, -log_det
 
         return method
@@ -258,20 +258,20 @@ def test_log_det_of_the_wrong_sign(bijection, directions, monkeypatch):
 
 def test_log_det_of_the_wrong_sign_is_not_normalized(monkeypatch):
     def plant():
-        monkeypatch.setattr(Conv1x1, "log_det", lambda self, x: -self.factors.diagonal().sum().expand(len(x)))
+        original = Conv1x1.coefficients
+        negated = lambda convs: (lambda weight, log_det: (weight, -log_det))(*original(convs))  # noqa: E731
+        monkeypatch.setattr(Conv1x1, "coefficients", staticmethod(negated))
 
     assert_caught(partial(normalized, "model=glow", scale=0.05), plant, "probabilities sum to")
 
 
 def test_log_det_of_one_position_only(monkeypatch):
-    """The factor H W is forgotten, in both directions."""
-    log_det = ActNorm.log_det
-    actnorm = lambda self, x: log_det(self, x) * x.shape[1] / x[0].numel()  # noqa: E731
+    """The factor H W is forgotten, in both directions: of norms, of 1x1 convolutions, of both run as one."""
     law = lambda: check_bijections(tiny("model=glow", shape=(1, 4, 4)))  # noqa: E731
-    with monkeypatch.context() as patch:
-        assert_caught(law, lambda: patch.setattr(ActNorm, "log_det", actnorm), "not close")
-    conv = lambda self, x: self.factors.diagonal().sum().expand(len(x))  # noqa: E731
-    assert_caught(law, lambda: monkeypatch.setattr(Conv1x1, "log_det", conv), "not close")
+    one_position = lambda log_det, x: log_det.expand(len(x))  # noqa: E731
+    for module in (actnorm, conv1x1, fused):
+        with monkeypatch.context() as patch:
+            assert_caught(law, lambda: patch.setattr(module, "over_positions", one_position), "not close")
 
 
 # --- bounds --------------------------------------------------------------------------------------------------------------
