@@ -136,7 +136,7 @@ def _check_bijections(node: str) -> None:
 
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 def test_round_trip(composition):
-    """Law 5: a float32 flow loses no more between data and latents than the rounding of the latents costs."""
+    """Law 5: between data and latents a precise float32 flow loses what the rounding of the latents costs, and nothing else."""
     _check_round_trip(json.dumps(tiny_space(composition, (1, 4, 4))["model"]))
 
 
