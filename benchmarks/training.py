@@ -5,7 +5,9 @@ are needed. Overrides are those of ``train.py``, on top of the sizes in ``benchm
 the other implementations: a plain published-style one of the same arithmetic and parameters, and libraries' models of the same
 sizes. Before anything is timed all but the libraries' must give the same loss, to 1e-4 nats/dim, and the same gradient norm.
 
-A step is forward, backward and the optimizer. Contestants take turns in one process; every ratio is taken within a round, and
+A step is forward, backward and the optimizer. Samples are drawn one batch after another in evaluation mode: first in a process
+that has done nothing else, as ``evaluate.py`` draws, and again after the steps ("later"), which leave the C library's allocator
+with memory that it would otherwise take from the system, and give back, many times a draw. Contestants take turns in one process; every ratio is taken within a round, and
 the median over the rounds is reported. On one CPU thread the clock is CPU time, which other load does not stop. Peak memory is the
 most bytes of live tensors during a step, parameters and the optimizer's state among them: on a CPU as torch's profiler sees
 its allocator (scratch memory of the convolution library is not its), on a GPU as its allocator counts them.
@@ -17,7 +19,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import statistics
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -80,9 +81,7 @@ class Contestant:
     @torch.no_grad()
     def draw(self) -> None:
         """As many samples as the batch has examples."""
-        self.nats.eval()
         self.nats.sample(len(self.batch[0]))
-        self.nats.train()
 
     def lasting_bytes(self) -> int:
         """What parameters and optimizer hold between steps."""
@@ -164,25 +163,38 @@ def check_agreement(made: dict[str, Contestant]) -> float:
 def measure(name: str, rival, overrides: list[str], rounds: int, eager_only: bool) -> tuple[list[dict], dict]:
     """Rows of the table, and what else is worth keeping."""
     made, device = contestants(rival, overrides, eager_only)
-    furthest = check_agreement({name: one for name, one in made.items() if name == "published" or name not in rival.FORMS})
     watch = Stopwatch(device)
-    for contestant in made.values():  # allocates, tunes, compiles
-        contestant.step()
-        contestant.step()
-    order = list(made)
-    drawn = [key for key in order if any(key in pair for pair in rival.SAMPLING)]
-    for key in drawn:
-        made[key].draw()
-    turns, draws = [], []
-    for number in range(rounds):
-        first = number % len(order)
-        turns.append({key: watch(made[key].step) for key in order[first:] + order[:first]})
-        draws.append({key: watch(made[key].draw) for key in drawn})
+
+    def turns_at(what: str, names: list[str]) -> list[dict[str, float]]:
+        """Seconds that each takes for ``what`` in every round, after two calls that allocate, tune and compile."""
+        work = {key: getattr(made[key], what) for key in names}
+        for key in 2 * names:
+            work[key]()
+        starts = [number % len(names) for number in range(rounds)]
+        return [{key: watch(work[key]) for key in names[first:] + names[:first]} for first in starts]
+
+    def draws() -> list[dict[str, float]]:
+        for contestant in made.values():
+            contestant.nats.eval()
+        names = [key for key in made if any(key in pair for pair in rival.SAMPLING)]
+        turns = turns_at("draw", names) if names else []
+        for contestant in made.values():
+            contestant.nats.train()
+        return turns
+
+    first_draws = draws()
+    furthest = check_agreement({name: one for name, one in made.items() if name == "published" or name not in rival.FORMS})
+    steps, last_draws = turns_at("step", list(made)), draws()
     peaks = {key: contestant.peak_bytes() for key, contestant in made.items()}
-    rows = [row(name, f"{key} step, ms", [1e3 * turn[key] for turn in turns], None) for key in made]
-    rows += [row(name, f"{key} draw, ms", [1e3 * turn[key] for turn in draws], None) for key in drawn]
+    rows = []
+    for kind, times in (("step", steps), ("draw", first_draws), ("later draw", last_draws)):
+        rows += [row(name, f"{key} {kind}, ms", [1e3 * turn[key] for turn in times], None) for key in made if times and key in times[0]]
     rows += [row(name, f"{key} peak, MB", [peaks[key] / 1e6], None) for key in made]
-    for what, pairs, times in (("images/s", rival.SPEED, turns), ("samples/s", rival.SAMPLING, draws)):
+    for what, pairs, times in (
+        ("images/s", rival.SPEED, steps),
+        ("samples/s", rival.SAMPLING, first_draws),
+        ("later samples/s", rival.SAMPLING, last_draws),
+    ):
         for ours, published, target in pairs:
             if ours in made and published in made:
                 ratios = [turn[published] / turn[ours] for turn in times]

@@ -230,9 +230,9 @@ def check_reload(model: GenerativeModel, twin: GenerativeModel) -> None:
     for one in (model, twin):
         torch.manual_seed(0)
         scores.append(one.score(x, y).nats)
-    assert torch.equal(*scores), "a loaded model scores differently"
     for name, value in twin.state_dict().items():
         assert torch.equal(value, saved[name]), f"scoring changed {name}"
+    assert torch.equal(*scores), "a loaded model scores differently"
 
 
 def check_swap(swap: Callable[..., AbstractContextManager], model: nn.Module) -> None:

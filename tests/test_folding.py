@@ -65,3 +65,27 @@ def test_nothing_is_folded_before_the_first_batch():
     norm = model.transforms[1]._folding.parts[1].norm
     z, _ = norm(model.transforms[1].parts[0](model.transforms[0](model.dequantization(x)[0])[0])[0])
     assert z.transpose(0, 1).flatten(1).std(1).sub(1).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("change", [
+    lambda chain: chain.parts[1].bias.add_(0.5),
+    lambda chain: chain.parts[2].sign.neg_(),
+    lambda chain: chain.load_state_dict({k: 1.01 * v if v.is_floating_point() else v for k, v in chain.state_dict().items()}, assign=True),
+    lambda chain: chain.float().double(),
+], ids=["parameter", "buffer", "assigned", "moved"])  # fmt: skip
+@torch.no_grad()
+def test_what_evaluation_keeps_follows_the_parameters(change):
+    """Folds are made once in evaluation; after a change both directions are again those of parts that fold for themselves."""
+    chain = steps_of_glow().eval()
+    folding = chain._folding
+    assert folding.fold() is folding.fold() and folding.fold_inverse() is folding.fold_inverse()
+    x = torch.rand(4, 2, 4, 4, dtype=torch.float64) - 0.5
+    z = chain(x)[0]
+    change(chain)
+    for inverse, start in ((False, x), (True, z)):
+        kept = chain.inverse_and_log_det(start) if inverse else chain(start)
+        for one, other in zip(kept, outputs(chain, True, inverse, start), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+    assert folding.fold() is folding.fold()
+    chain.train()
+    assert folding.fold() is not folding.fold()

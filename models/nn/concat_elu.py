@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Margins = tuple[int, int, int, int]
-"""How much wider a map is at its left, right, top and bottom."""
+Margins = tuple[int, int]
+"""How much wider a map is made at its left and at its top, by zeros."""
 
 
 def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
@@ -15,8 +15,8 @@ def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
     return F.elu(torch.cat([x, -x], dim), inplace=True)
 
 
-def padded_concat_elu(x: Tensor, margins: Margins = (0, 0, 0, 0), dropout: float = 0.0) -> Tensor:
-    """``F.pad(F.dropout(concat_elu(x), dropout), margins)``, keeping for its gradient what the next convolution keeps anyway.
+def padded_concat_elu(x: Tensor, margins: Margins = (0, 0), dropout: float = 0.0) -> Tensor:
+    """``concat_elu(x)`` with dropout and then ``margins``, keeping for its gradient what the next convolution keeps anyway.
 
     ELU(+-x) = max(+-x, exp(-|x|) - 1), so that one exponential serves both halves. [B, C, H, W] -> [B, 2C, H', W'].
     """
@@ -27,7 +27,7 @@ class _PaddedConcatELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, margins, dropout):
         ctx.margins, ctx.scale, kept = margins, 1 / (1 - dropout), None
-        x = F.pad(x, margins) if any(margins) else x  # ELU(0) = 0
+        x = pad(x, margins)  # ELU(0) = 0
         floor = _expm1(x.abs().neg_())
         y = torch.cat([torch.maximum(x, floor), torch.maximum(-x, floor)], 1)
         if dropout:
@@ -51,9 +51,15 @@ def _expm1(x: Tensor) -> Tensor:
     return x.exp_().sub_(1) if torch.compiler.is_compiling() else x.expm1_()
 
 
+def pad(x: Tensor, margins: Margins) -> Tensor:
+    """[..., H, W] -> [..., top + H, left + W]."""
+    left, top = margins
+    return F.pad(x, (left, 0, top, 0)) if left or top else x
+
+
 def _crop(x: Tensor, margins: Margins) -> Tensor:
-    left, right, top, bottom = margins
-    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+    left, top = margins
+    return x[..., top:, left:]
 
 
 def _draw_kept(y: Tensor, margins: Margins, probability: float) -> Tensor:
@@ -67,4 +73,4 @@ def _draw_kept(y: Tensor, margins: Margins, probability: float) -> Tensor:
         words = torch.randint(-(2**63), 2**63 - 1, ((y.numel() + 7) // 8,))
         levels = words.view(torch.uint8)[: y.numel()].view(b, h, w, c).permute(0, 3, 1, 2)  # as convolutions are laid out there
         return levels.to(torch.float32) < round(256 * probability)
-    return F.pad(torch.empty_like(_crop(y, margins), dtype=torch.uint8).bernoulli_(probability), margins)
+    return pad(torch.empty_like(_crop(y, margins), dtype=torch.uint8).bernoulli_(probability), margins)

@@ -9,9 +9,6 @@ from torch import Tensor, nn
 from models.nn.concat_elu import padded_concat_elu
 from models.nn.weight_norm import WeightNormConv2d
 
-AROUND = (1, 1, 1, 1)
-"""Zeros on each side, for 3x3 convolutions that keep the size."""
-
 
 class PositionNorm(nn.LayerNorm):
     """Layer normalisation over the channels of each position of [B, C, H, W]."""
@@ -29,17 +26,17 @@ class GatedConv(nn.Module):
 
     def __init__(self, width: int, context_channels: int, kernel: int, dropout: float):
         super().__init__()
-        self.first = WeightNormConv2d(2 * width, width, (3, 3))
+        self.first = WeightNormConv2d(2 * width, width, (3, 3), padding=(1, 1))
         self.nin = WeightNormConv2d(2 * context_channels, width) if context_channels else None
-        self.second = WeightNormConv2d(2 * width, 2 * width, (kernel, kernel), init_scale=0.1)
-        self.margins, self.dropout = 4 * (kernel // 2,), dropout
+        self.second = WeightNormConv2d(2 * width, 2 * width, (kernel, kernel), init_scale=0.1, padding=2 * (kernel // 2,))
+        self.dropout = dropout
 
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
-        inner = self.first(padded_concat_elu(h, AROUND))
+        inner = self.first(padded_concat_elu(h))
         if self.nin is not None:
             inner = inner + self.nin(padded_concat_elu(context))
         dropout = self.dropout if self.training else 0.0
-        return h + F.glu(self.second(padded_concat_elu(inner, self.margins, dropout)), 1)
+        return h + F.glu(self.second(padded_concat_elu(inner, dropout=dropout)), 1)
 
 
 class GatedAttention(nn.Module):
@@ -97,15 +94,15 @@ class GatedAttentionNet(nn.Module):
             raise ValueError(f"num_heads must divide the width of a gated attention net; got {num_heads} heads and width {width}")
         self.elu_last = elu_last
         self.place = None if num_heads is None else nn.Parameter(0.01 * torch.randn(width, *shape))
-        self.first = WeightNormConv2d(in_channels, width, (3, 3))
+        self.first = WeightNormConv2d(in_channels, width, (3, 3), padding=(1, 1))
         self.blocks = nn.ModuleList(GatedBlock(width, context_channels, num_heads, dropout) for _ in range(num_blocks))
-        self.last = WeightNormConv2d(width * (1 + elu_last), out_channels, (3, 3), init_scale=0.1)
+        self.last = WeightNormConv2d(width * (1 + elu_last), out_channels, (3, 3), init_scale=0.1, padding=(1, 1))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.first(F.pad(x, AROUND))
+        h = self.first(x)
         for block in self.blocks:
             h = block(h, context, self.place)
-        return self.last(padded_concat_elu(h, AROUND) if self.elu_last else F.pad(h, AROUND))
+        return self.last(padded_concat_elu(h) if self.elu_last else h)
 
 
 class StripesEncoder(nn.Module):
@@ -117,11 +114,11 @@ class StripesEncoder(nn.Module):
 
     def __init__(self, in_channels: int, width: int, num_blocks: int, dropout: float):
         super().__init__()
-        self.first = WeightNormConv2d(2 * in_channels, width, (3, 3))
+        self.first = WeightNormConv2d(2 * in_channels, width, (3, 3), padding=(1, 1))
         self.convs = nn.ModuleList(GatedConv(width, 0, 3, dropout) for _ in range(num_blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.first(F.pad(torch.cat([x[..., ::2], x[..., 1::2]], 1), AROUND))
+        h = self.first(torch.cat([x[..., ::2], x[..., 1::2]], 1))
         for conv in self.convs:
             h = conv(h)
         return h

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.nn.kept import Kept
+
 
 def share(width: int, groups: int) -> list[int]:
     """The owner 0..groups-1 of each of ``width`` features: consecutive shares, as even as can be."""
@@ -42,7 +44,7 @@ class MaskedConv2d(nn.Module):
         self.bias = nn.Parameter((2 * torch.rand(len(outputs)) - 1) * bound)
         unmasked = not self.above and all(self.visible(group) == len(inputs) for group in set(outputs))
         self.register_buffer("hidden", None if unmasked else hidden, persistent=False)
-        self._kept = None
+        self.kept = Kept()
 
     def visible(self, group: int) -> int:
         """How many of a pixel's own inputs, the first ones, a group of outputs sees."""
@@ -52,22 +54,7 @@ class MaskedConv2d(nn.Module):
         """[out, in, above + 1, ...], zero where the mask hides an input."""
         if self.hidden is None:
             return self.weight
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            self._kept = None
-            return self.weight.masked_fill(self.hidden, 0)
-        # An alias has the parameter's version, which changes in place move on (fused optimizers' do not: hence train()); and
-        # while it lives, no other storage (after .to(), in a copy of the module) can have its address.
-        if self._kept is not None:
-            alias, version, masked = self._kept
-            if alias._version == version and alias.data_ptr() == self.weight.data_ptr():
-                return masked
-        alias = self.weight.detach()
-        self._kept = alias, alias._version, alias.masked_fill(self.hidden, 0)
-        return self._kept[2]
-
-    def train(self, mode: bool = True) -> MaskedConv2d:
-        self._kept = None
-        return super().train(mode)
+        return self.kept([self.weight], lambda: self.weight.masked_fill(self.hidden, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.masked_weight()

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.nn.concat_elu import Margins
+from models.nn.concat_elu import Margins, pad
 from models.nn.weight_norm import WeightNormConv2d, WeightNormConvTranspose2d
 
 
@@ -20,12 +20,10 @@ def right_shift(x: Tensor) -> Tensor:
 class ShiftedConv2d(WeightNormConv2d):
     """A convolution of a map to which ``margins`` of zeros are added."""
 
-    @property
-    def margins(self) -> Margins:
-        raise NotImplementedError
+    margins: Margins
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.of_padded(F.pad(x, self.margins))
+        return self.of_padded(pad(x, self.margins))
 
     def of_padded(self, x: Tensor) -> Tensor:
         """The same, of a map that has its margins already."""
@@ -38,19 +36,17 @@ class DownShiftedConv2d(ShiftedConv2d):
     With stride 2, output (i, j) is the one of (2i, 2j); a map of n rows gives ceil(n / 2).
     """
 
-    @property
-    def margins(self) -> Margins:
-        height, width = self.v.shape[2:]
-        return width // 2, width // 2, height - 1, 0
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: int = 1, init_scale: float = 1.0):
+        super().__init__(in_channels, out_channels, kernel, stride, init_scale, padding=(0, kernel[1] // 2))
+        self.margins = 0, kernel[0] - 1
 
 
 class DownRightShiftedConv2d(ShiftedConv2d):
     """The output at (r, c) sees rows r - h + 1 .. r and columns c - w + 1 .. c of the input; stride as above."""
 
-    @property
-    def margins(self) -> Margins:
-        height, width = self.v.shape[2:]
-        return width - 1, 0, height - 1, 0
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: int = 1, init_scale: float = 1.0):
+        super().__init__(in_channels, out_channels, kernel, stride, init_scale)
+        self.margins = kernel[1] - 1, kernel[0] - 1
 
 
 class DownShiftedConvTranspose2d(WeightNormConvTranspose2d):

@@ -60,15 +60,15 @@ class WeightNormLinear(WeightNorm):
 
 
 class WeightNormConv2d(WeightNorm):
-    """[B, in, H, W] -> [B, out, H', W'], without padding."""
+    """[B, in, H, W] -> [B, out, H', W'], of maps with ``padding`` zeros at top and bottom and at left and right."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int] = (1, 1), stride: int = 1,
-                 init_scale: float = 1.0):
+                 init_scale: float = 1.0, padding: tuple[int, int] = (0, 0)):
         super().__init__((out_channels, in_channels, *kernel), 0, init_scale)
-        self.stride = stride
+        self.stride, self.padding = stride, padding
 
     def linear_map(self, x, weight, bias):
-        return F.conv2d(x, weight, bias, self.stride)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
 class WeightNormConvTranspose2d(WeightNorm):

@@ -96,23 +96,13 @@ class MLP(nn.Module):
         return self.net(x)
 
 
-class PaddedConv2d(WeightNormConv2d):
-    """A weight-normalised 3x3 convolution of zero-padded images: [B, in, H, W] -> [B, out, H, W]."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, (3, 3))
-
-    def linear_map(self, x, weight, bias):
-        return F.conv2d(x, weight, bias, padding=1)
-
-
 class ResidualBlock(nn.Module):
     """h + conv(relu(conv(relu(h)))), both weight-normalised 3x3 convolutions of [B, width, H, W]."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv1 = PaddedConv2d(width, width)
-        self.conv2 = PaddedConv2d(width, width)
+        self.conv1 = WeightNormConv2d(width, width, (3, 3), padding=(1, 1))
+        self.conv2 = WeightNormConv2d(width, width, (3, 3), padding=(1, 1))
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.conv2(torch.relu(self.conv1(torch.relu(h))))
@@ -129,7 +119,7 @@ class ResNet(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, width: int, num_blocks: int):
         super().__init__()
         blocks = (ResidualBlock(width) for _ in range(num_blocks))
-        self.net = nn.Sequential(PaddedConv2d(in_channels, width), *blocks, nn.ReLU(), nn.Conv2d(width, out_channels, 1))
+        self.net = nn.Sequential(WeightNormConv2d(in_channels, width, (3, 3), padding=(1, 1)), *blocks, nn.ReLU(), nn.Conv2d(width, out_channels, 1))
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 

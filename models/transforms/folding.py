@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.contracts import Bijection
 from models.nn.data_init import DataInitialized
+from models.nn.kept import Kept
 
 Folded = tuple[Tensor, ...]
 """A part's kernels and coefficients, ready to meet an input."""
@@ -35,11 +36,13 @@ class Foldable(nn.Module):
         return folded
 
 
-class Folding:
-    """A chain of bijections, the foldable ones of which are grouped by likeness."""
+class Folding(nn.Module):
+    """A chain of bijections, the foldable ones of which are grouped by likeness. The parts are their owner's: it registers none."""
 
     def __init__(self, parts: Sequence[Bijection]):
+        super().__init__()
         self.parts = parts
+        self._forward, self._inverse = Kept(), Kept()
         self.initialized = [module for part in parts for module in part.modules() if isinstance(module, DataInitialized)]
         groups: dict[Hashable, list[int]] = {}
         for place, part in enumerate(parts):
@@ -49,12 +52,24 @@ class Folding:
 
     def fold(self) -> list[tuple[Folded, ...]]:
         """What each part's forward takes last: () where there is nothing, and while a first batch still sets parameters."""
+        if any(module.initializing for module in self.initialized):
+            return [()] * len(self.parts)
+        return self._forward(self._tensors(), self._fold)
+
+    def fold_inverse(self) -> list[tuple[Folded, ...]]:
+        """What each part's inverse takes last."""
+        return self._inverse(self._tensors(), lambda: self.invert(self._fold()))
+
+    def _tensors(self) -> list[Tensor]:
+        parts = [self.parts[place] for group in self.groups for place in group]
+        return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+
+    def _fold(self) -> list[tuple[Folded, ...]]:
         folded: list[tuple[Folded, ...]] = [()] * len(self.parts)
-        if not any(module.initializing for module in self.initialized):
-            for group in self.groups:
-                parts = [self.parts[place] for place in group]
-                for place, made in zip(group, parts[0].fold(parts), strict=True):
-                    folded[place] = (made,)
+        for group in self.groups:
+            parts = [self.parts[place] for place in group]
+            for place, made in zip(group, parts[0].fold(parts), strict=True):
+                folded[place] = (made,)
         return folded
 
     def invert(self, folded: Sequence[tuple[Folded, ...]]) -> list[tuple[Folded, ...]]:

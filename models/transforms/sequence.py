@@ -35,7 +35,7 @@ class Sequential(Bijection):
                 part = NormedConv1x1(steps.pop(), part)
             steps.append(part)
         self.parts = nn.ModuleList(parts)
-        self._folding = Folding(steps)  # no Module: it registers no parameters a second time
+        self._folding = Folding(steps)
         if recompute and any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.modules()):
             raise ValueError("recompute=true runs a net twice, with different dropout each time: set dropout to 0 or recompute to false")
 
@@ -51,7 +51,7 @@ class Sequential(Bijection):
         return run(self._folding.parts, folded, x, context)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_dets, folded = [], self._folding.invert(self._folding.fold())
+        log_dets, folded = [], self._folding.fold_inverse()
         for part, last in zip(reversed(self._folding.parts), reversed(folded), strict=True):
             z, log_det = part.inverse_and_log_det(z, context, *last)
             log_dets.append(log_det)
