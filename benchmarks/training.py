@@ -32,6 +32,7 @@ from models.build import instantiate
 from models.nn.data_init import initialize
 from models.reopen import device_of
 from models.seeding import seed_all
+from models.training import compile_scoring
 
 AGREEMENT = 1e-4
 """How far the losses may lie apart, in nats/dim, and the gradient norms, as a part of one."""
@@ -59,7 +60,7 @@ class Contestant:
         self.dims = batch[0][0].numel()
         self.optimizer = instantiate(config["system"]["optimizer"])(nats.parameters())
         if compiled:
-            nats.compile(options={"fallback_random": not batch[0].is_cuda})  # as ``models.training`` does
+            compile_scoring(nats, batch[0].device)
 
     def loss(self) -> Tensor:
         return -self.nats(*self.batch).mean() / self.dims

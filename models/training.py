@@ -85,8 +85,7 @@ def train(folder: Path, config: dict, model, datamodule) -> str:
     if settings.get("channels_last"):  # runs from before the option lack it
         model.to(memory_format=torch.channels_last)
     if config["compile"]:
-        # On a CPU the compiler's own random numbers take longer than torch's; on a GPU they cost nothing.
-        model.compile(options={"fallback_random": device_of(config).type == "cpu"})
+        compile_scoring(model, device_of(config))
 
     trainer = pl.Trainer(
         max_epochs=1,
@@ -116,7 +115,12 @@ def train(folder: Path, config: dict, model, datamodule) -> str:
     tracker.start(folder, config, restored is not None)
     if system.step < max_steps:
         stream = TrainStream(datamodule, system.batches, max_steps * settings["accumulate"], trainer)
-        trainer.fit(system, stream)
+        try:
+            trainer.fit(system, stream)
+        except RuntimeError as error:
+            if config["compile"] and "double backward" in str(error):
+                raise ConfigError("this model's score takes gradients itself, which torch.compile cannot do: set compile=false") from error
+            raise
     if system.step < max_steps:
         tracker.finish([])
         return "stopped"
@@ -124,6 +128,13 @@ def train(folder: Path, config: dict, model, datamodule) -> str:
         raise RuntimeError(parts["checkpoint"].failed)
     conclude(folder, config, tracker, chief)
     return "finished"
+
+
+def compile_scoring(model: torch.nn.Module, device: torch.device) -> None:
+    """Compile ``model``'s forward, in place, for ``device``."""
+    on_cpu = device.type == "cpu"
+    # On a CPU the compiler's own random numbers take longer than torch's, and Python between the kernels 3 % of a step.
+    model.compile(options={"fallback_random": on_cpu, "cpp_wrapper": on_cpu})
 
 
 def _strategy(system, settings: dict):

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from models.autoregressive.pixelcnnpp import _Gate
+from models.build import ConfigError
 from models.contracts import DataSpec
 from models.likelihoods.logistic import DiscretizedLogistic, MixtureLogistic
 from models.nn.concat_elu import concat_elu, padded_concat_elu
+from models.run import run
 from tests.conftest import build_model, compose, run_program, shaped
 from tests.laws import random_batch, ready
 
@@ -158,6 +160,16 @@ def test_a_run_in_channels_last_half_precision_ends_and_is_judged(tmp_path):
     (results,) = tmp_path.glob("runs/*/results.json")
     records = json.loads(results.read_text())
     assert any(record["metric"] == "nll_bpd" and 0 < record["value"] < 20 for record in records)
+
+
+def test_a_score_that_takes_gradients_is_not_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.training.compile_scoring", lambda model, device: model.compile(backend="aot_eager"))
+    config = compose("model=ffjord", "debug=tiny", "compile=true", f"runs_dir={tmp_path}")
+    euler = {"_target_": "models.transforms.solvers.FixedSteps", "method": "euler", "num_steps": 1, "adjoint": False}
+    config["model"]["architecture"]["step"]["flow"]["solver"] = euler  # so that there is little to trace
+    with pytest.raises(ConfigError, match="takes gradients itself.* set compile=false"):
+        run(config)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
