@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--rounds", type=int, default=10, help="turns that count, of every contestant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--eager", action="store_true", help="leave out the compiled forms, which take minutes to compile")
-    parser.add_argument("--write", action="store_true", help="keep the result in results/benchmarks/training_MODEL.json")
+    parser.add_argument("--write", action="store_true", help="keep the result in results/benchmarks/training_MODEL[_N_threads].json")
     options = parser.parse_args(arguments)
     names = [text.removeprefix("model=") for text in options.overrides if text.startswith("model=")]
     if len(names) != 1 or options.rounds < 1:
@@ -225,7 +225,8 @@ def main(arguments: list[str] | None = None) -> dict:
         warnings.simplefilter("ignore")
         rows, about = measure(names[0], importlib.import_module(module), options.overrides, options.rounds, options.eager)
     result = {"options": vars(options), "environment": environment() | about, "rows": rows}
-    report(result, ROOT / "results" / "benchmarks" / f"training_{names[0]}.json" if options.write else None)
+    file = f"training_{names[0]}.json" if options.threads == 1 else f"training_{names[0]}_{options.threads}_threads.json"
+    report(result, ROOT / "results" / "benchmarks" / file if options.write else None)
     return result
 
 
