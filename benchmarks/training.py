@@ -7,10 +7,12 @@ sizes. Before anything is timed all but the libraries' must give the same loss, 
 
 A step is forward, backward and the optimizer. Samples are drawn one batch after another in evaluation mode: first in a process
 that has done nothing else, as ``evaluate.py`` draws, and again after the steps ("later"), which leave the C library's allocator
-with memory that it would otherwise take from the system, and give back, many times a draw. Contestants take turns in one process; every ratio is taken within a round, and
-the median over the rounds is reported. On one CPU thread the clock is CPU time, which other load does not stop. Peak memory is the
-most bytes of live tensors during a step, parameters and the optimizer's state among them: on a CPU as torch's profiler sees
-its allocator (scratch memory of the convolution library is not its), on a GPU as its allocator counts them.
+with memory that it would otherwise take from the system, and give back, many times a draw.
+
+Contestants take turns in one process; every ratio is taken within a round, and the median over the rounds is reported. On one
+CPU thread the clock is CPU time, which other load does not stop. Peak memory is the most bytes of live tensors during a step,
+parameters and the optimizer's state among them: on a CPU as torch's profiler sees its allocator (scratch memory of the
+convolution library is not its), on a GPU as its allocator counts them.
 """
 
 from __future__ import annotations

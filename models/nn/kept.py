@@ -14,7 +14,8 @@ Made = TypeVar("Made")
 class Kept(nn.Module):
     """Called with ``tensors`` and ``make()``, which uses nothing else: what it made, kept in evaluation until one of them changes.
 
-    In training, with gradients and in compiled graphs it is made in every call.
+    In training, with gradients, in compiled graphs and under ``torch.func.vmap`` it is made in every call. Changes through
+    ``tensor.data`` leave no trace: write to the tensor itself, under ``torch.no_grad()``.
     """
 
     def __init__(self):
@@ -22,23 +23,25 @@ class Kept(nn.Module):
         self._kept = None
 
     def forward(self, tensors: Sequence[Tensor], make: Callable[[], Made]) -> Made:
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        idle = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        addresses = None if idle else _addresses(tensors)
+        if addresses is None:
             self._kept = None
             return make()
-        if self._kept is None or not self._current(tensors):
-            aliases = [tensor.detach() for tensor in tensors]
-            self._kept = aliases, [alias._version for alias in aliases], make()
-        return self._kept[2]
-
-    def _current(self, tensors: Sequence[Tensor]) -> bool:
         # An alias has the tensor's version, which changes in place move on (fused optimizers' do not: hence train()); and while
         # it lives, no other storage (after .to(), in a copy of the module) can have its address.
-        aliases, versions, _ = self._kept
-        return len(aliases) == len(tensors) and all(
-            alias._version == version and alias.data_ptr() == tensor.data_ptr()
-            for alias, version, tensor in zip(aliases, versions, tensors)
-        )
+        if self._kept is None or self._kept[0] != addresses or self._kept[1] != [alias._version for alias in self._kept[2]]:
+            aliases = [tensor.detach() for tensor in tensors]
+            self._kept = addresses, [alias._version for alias in aliases], aliases, make()
+        return self._kept[3]
 
     def train(self, mode: bool = True) -> Kept:
         self._kept = None
         return super().train(mode)
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int] | None:
+    try:
+        return [tensor.data_ptr() for tensor in tensors]
+    except RuntimeError:  # batched tensors have none
+        return None
