@@ -58,7 +58,7 @@ class Folding(nn.Module):
 
     def fold_inverse(self) -> list[tuple[Folded, ...]]:
         """What each part's inverse takes last."""
-        return self._inverse(self._tensors(), lambda: self.invert(self._fold()))
+        return self._inverse(self._tensors(), lambda: self.invert(self.fold()))
 
     def _tensors(self) -> list[Tensor]:
         parts = [self.parts[place] for group in self.groups for place in group]
