@@ -54,7 +54,7 @@ class MaskedConv2d(nn.Module):
         """[out, in, above + 1, ...], zero where the mask hides an input."""
         if self.hidden is None:
             return self.weight
-        return self.kept([self.weight], lambda: self.weight.masked_fill(self.hidden, 0))
+        return self.kept(lambda: [self.weight], lambda: self.weight.masked_fill(self.hidden, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.masked_weight()

@@ -54,11 +54,11 @@ class Folding(nn.Module):
         """What each part's forward takes last: () where there is nothing, and while a first batch still sets parameters."""
         if any(module.initializing for module in self.initialized):
             return [()] * len(self.parts)
-        return self._forward(self._tensors(), self._fold)
+        return self._forward(self._tensors, self._fold)
 
     def fold_inverse(self) -> list[tuple[Folded, ...]]:
         """What each part's inverse takes last."""
-        return self._inverse(self._tensors(), lambda: self.invert(self.fold()))
+        return self._inverse(self._tensors, lambda: self.invert(self.fold()))
 
     def _tensors(self) -> list[Tensor]:
         parts = [self.parts[place] for group in self.groups for place in group]
