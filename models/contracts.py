@@ -167,6 +167,7 @@ class Conditional(nn.Module):
     """A map from a context to a Distribution: priors and bases (context None) and posteriors."""
 
     def forward(self, context: Tensor | None = None) -> Distribution:
+        """The distribution given ``context`` [B, ...]: a batch of B, or of 1 where there is none."""
         raise NotImplementedError
 
 
@@ -245,6 +246,7 @@ class Objective(nn.Module):
     """How a model is fitted: ``objective(model, (x, y), step) -> Loss``. ``step`` counts optimizer steps from 0."""
 
     def forward(self, model: GenerativeModel, batch: tuple[Tensor, Tensor | None], step: int) -> Loss:
+        """What to minimise for ``batch``, and the numbers to record."""
         raise NotImplementedError
 
 

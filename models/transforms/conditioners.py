@@ -119,7 +119,8 @@ class ResNet(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, width: int, num_blocks: int):
         super().__init__()
         blocks = (ResidualBlock(width) for _ in range(num_blocks))
-        self.net = nn.Sequential(WeightNormConv2d(in_channels, width, (3, 3), padding=(1, 1)), *blocks, nn.ReLU(), nn.Conv2d(width, out_channels, 1))
+        first = WeightNormConv2d(in_channels, width, (3, 3), padding=(1, 1))
+        self.net = nn.Sequential(first, *blocks, nn.ReLU(), nn.Conv2d(width, out_channels, 1))
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 
