@@ -1,11 +1,11 @@
-"""Completions, nearest training images, cost maps and out-of-distribution scores, against what is known of each."""
+"""Completions, nearest training images and cost maps, against what is known of each, and what evaluators refuse."""
 
 from __future__ import annotations
 
 import inspect
 import json
 from functools import partial
-from math import erf, log
+from math import log
 from pathlib import Path
 
 import numpy
@@ -15,74 +15,25 @@ import yaml
 from hydra.errors import HydraException
 from hydra.utils import get_class
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
-from torch import nn
 
 from datamodules.base import DataModule, Split
-from datamodules.digits import Digits
 from models.autoregressive.model import Autoregressive
 from models.autoregressive.orders import Column, Random, Raster
 from models.build import ConfigError
 from models.compose import explain
-from models.contracts import CausalNet, DataSpec, GenerativeModel, Kind, Score, sum_event
-from models.evaluators.base import Context, evenly_spaced
+from models.contracts import DataSpec, GenerativeModel
 from models.evaluators.complete import Complete
 from models.evaluators.cost_map import CostMap
 from models.evaluators.nearest import Nearest, median, nearest
 from models.evaluators.nll import NLL
-from models.evaluators.out_of_distribution import OutOfDistribution, auroc
+from models.evaluators.out_of_distribution import OutOfDistribution
 from models.evaluators.samples import Samples
-from models.likelihoods.categorical import Categorical
 from models.likelihoods.gaussian import Gaussian
 from models.pictures import GAP, HIDDEN, heat, rgb, save_histograms, save_labelled
 from models.run import run
-from models.table import format_records
 from tests.conftest import ROOT, compose, run_program
-
-SPEC = DataSpec((1, 4, 6), 5, classes=2)
-
-
-class Seeded(DataModule):
-    """Uniform images; the first training image is also the first test image."""
-
-    def load(self, split):
-        if split == "val":
-            return Split(torch.zeros(0, *self.spec.shape, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
-        x = torch.randint(self.spec.levels, (23, *self.spec.shape), generator=torch.Generator().manual_seed(len(split)))
-        if split == "test":
-            x[0] = torch.from_numpy(self.split("train").x[0].numpy())
-        return Split(x.to(torch.uint8), torch.arange(23) % 2)
-
-
-class Places(CausalNet):
-    """Independent pixels: logits of its own for every place [P, H, W] of the data, whatever the order."""
-
-    def __init__(self, shape, out_channels, groups, classes):
-        super().__init__()
-        self.groups, self.shape = groups, shape
-        self.logits = nn.Parameter(torch.randn(1, out_channels, 4, 6, generator=torch.Generator().manual_seed(0)))
-        self.permutation = None
-
-    def select(self, permutation, member):
-        self.permutation = permutation
-
-    def forward(self, x, y=None):
-        return Raster.arrange(self.logits, self.permutation, self.shape).expand(len(x), -1, -1, -1)
-
-
-def places(order=Raster, **settings) -> Autoregressive:
-    return Autoregressive(SPEC, Places, order(SPEC, 1, False, **settings), Categorical(SPEC), conditional=False)
-
-
-def context(folder, model, data=Seeded, split="test", rank=0, world=1) -> Context:
-    settings = {"name": data.__name__.lower(), "seed": 0, "batch_size": 4, "eval_batch_size": 5, "limit": None}
-    data = data(spec=model.spec, root=str(folder), **settings)
-    return Context(model.eval(), data, split, Path(folder), seed=1, weights="raw", rank=rank, world=world)
-
-
-def by_metric(records) -> dict[str, dict]:
-    return {item["metric"]: item for item in records}
+from tests.evaluator_cases import SPEC, Inverted, Places, Seeded, beside, by_metric, context, other, places
 
 
 @pytest.fixture
@@ -242,125 +193,6 @@ def test_the_cost_of_continuous_data_is_in_nats(tmp_path, pages):
     assert found["value"] == pytest.approx(float(cost.sum((1, 2)).mean()), rel=1e-5)
     assert found["lowest"] == pytest.approx(float(cost.mean(0).min()), rel=1e-4)
     assert list(pages) == ["cost_map_test_raw.png"]
-
-
-# --- out of distribution ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shift", [-0.7, 0.0, 2.0])
-def test_auroc_is_sklearns_and_its_error_delongs(shift):
-    random = numpy.random.default_rng(0)
-    a, b = (random.normal(shift, 1, 40).round(1), random.normal(0, 1.5, 70).round(1))
-    value, error = auroc(torch.from_numpy(a), torch.from_numpy(b))
-    assert value == pytest.approx(roc_auc_score([1] * 40 + [0] * 70, [*a, *b]), rel=1e-12)
-    wins = (a[:, None] > b).astype(float) + 0.5 * (a[:, None] == b)
-    variance = wins.mean(1).var(ddof=1) / 40 + wins.mean(0).var(ddof=1) / 70
-    assert error == pytest.approx(variance**0.5, rel=1e-12)
-
-
-def test_auroc_by_hand_and_of_normals():
-    assert auroc(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]))[0] == 3.5 / 4
-    assert auroc(torch.tensor([torch.nan, 1.0]), torch.tensor([-torch.inf, 0.0]))[0] == pytest.approx((0.5 + 2) / 4)
-    assert auroc(torch.tensor([1.0]), torch.tensor([0.0])) == (1.0, None)
-    found = []
-    for seed in range(300):
-        random = torch.Generator().manual_seed(seed)
-        found.append(auroc(1 + torch.randn(40, generator=random), torch.randn(60, generator=random)))
-    values, errors = numpy.array(found).T
-    assert values.mean() == pytest.approx(0.5 * (1 + erf(0.5)), abs=4 * values.std() / 300**0.5), "Phi(1 / sqrt(2))"
-    assert errors.mean() == pytest.approx(values.std(), rel=0.1)
-
-
-class Inverted(Digits):
-    """Digits, dark on bright."""
-
-    def load(self, split):
-        data = super().load(split)
-        return Split((16 - data.x.int()).to(torch.uint8), data.y)
-
-
-class Histograms(GenerativeModel):
-    """Independent pixels, fitted to the digits by counting."""
-
-    def __init__(self, kind=Kind.EXACT):
-        super().__init__()
-        self.spec, self.kind = DataSpec((1, 8, 8), 17, 10), kind
-        train = digits(Digits, ".").split("train").x.long()
-        counts = torch.stack([(train == level).sum(0) for level in range(17)]).double() + 1
-        self.log_p = (counts / counts.sum(0)).log()
-
-    def score(self, x, y=None):
-        assert y is None
-        nats = sum_event(self.log_p[:, 0].gather(0, x[:, 0].long()))
-        return Score(nats, self.kind, {"data": nats})
-
-
-def digits(module, root):
-    spec = DataSpec((1, 8, 8), 17, 10)
-    return module(spec=spec, name=module.__name__.lower(), root=root, seed=0, batch_size=5, eval_batch_size=50, limit=100)
-
-
-def other(module, spec=None, **settings):
-    """What the configuration builds: a data module without its root."""
-    spec = spec or DataSpec((1, 8, 8), 17, 10)
-    rest = {"name": module.__name__.lower(), "seed": 0, "batch_size": 5, "eval_batch_size": 40, "limit": None}
-    return partial(module, spec=spec, root="nowhere", **rest | settings)
-
-
-def beside(folder, run_data=Digits, model=None) -> Context:
-    return Context(model or Histograms(), digits(run_data, str(folder)), "test", Path(folder), 1, "raw")
-
-
-def test_digits_are_told_from_inverted_digits_and_the_failure_is_shown(tmp_path, monkeypatch):
-    titles = []
-    keep = lambda sets, path, xlabel, title: titles.append(title)
-    monkeypatch.setattr("models.evaluators.out_of_distribution.save_histograms", keep)
-    evaluator = OutOfDistribution(other(Inverted), None)
-    here = beside(tmp_path)
-    found = by_metric(evaluator(here))
-    model, mine, theirs = Histograms(), here.datamodule.split("test").x, digits(Digits, ".").split("test").x
-    assert len(theirs) == 100
-    theirs = digits(Inverted, ".")
-    theirs.limit = None
-    nats = [model(x).nats.numpy() for x in (mine, theirs.split("test").x)]
-    expected = roc_auc_score([1] * 100 + [0] * 360, numpy.concatenate(nats))
-    assert found["ood_auroc"]["value"] == pytest.approx(expected, rel=1e-12) and expected > 0.99
-    assert found["ood_auroc"]["count"] == 460 and found["ood_auroc"]["kind"] == "estimate"
-    assert found["ood_data_bpd"]["value"] == pytest.approx(-nats[0].mean() / 64 / log(2), rel=1e-12)
-    assert found["ood_other_bpd"]["value"] == pytest.approx(-nats[1].mean() / 64 / log(2), rel=1e-12)
-    assert found["ood_other_bpd"]["kind"] == "exact" and found["ood_other_bpd"]["count"] == 360
-    assert evaluator.settings() == {"num": None, "other": "inverted"}
-    for item in found.values():
-        assert item["other"] == "inverted" and item["other_sha256"] == theirs.checksum("test")
-
-    fooled = by_metric(OutOfDistribution(other(Digits), 50)(beside(tmp_path, Inverted)))
-    assert fooled["ood_auroc"]["value"] < 0.01 and fooled["ood_auroc"]["count"] == 100, "a model of other data prefers those"
-    assert titles == [f"AUROC {expected:.3f}", f"AUROC {fooled['ood_auroc']['value']:.3f}: the other data are likelier"]
-    assert "ood_auroc (other=inverted)" in format_records([found["ood_auroc"] | {"settings": evaluator.settings()}])
-
-
-def test_the_other_data_lies_where_the_runs_data_lies(tmp_path):
-    roots = []
-
-    class Noted(Inverted):
-        def load(self, split):
-            roots.append(str(self.root))
-            return super().load(split)
-
-    OutOfDistribution(other(Noted, limit=10), None)(beside(tmp_path / "here"))
-    assert roots == [str(tmp_path / "here")]
-
-
-def test_energies_are_told_apart_in_nats(tmp_path):
-    found = by_metric(OutOfDistribution(other(Inverted), 20)(beside(tmp_path, model=Histograms(Kind.UNNORMALIZED))))
-    assert found["ood_auroc"]["value"] > 0.99
-    assert found["ood_other_nats"]["unit"] == "nats" and found["ood_other_nats"]["kind"] == "unnormalized"
-    assert found["ood_other_nats"]["value"] > found["ood_data_nats"]["value"] > 0
-
-
-def test_examples_are_spread_over_a_sorted_set():
-    assert evenly_spaced(10, 4).tolist() == [0, 2, 5, 7]
-    assert evenly_spaced(3, 8).tolist() == evenly_spaced(3, None).tolist() == [0, 1, 2]
 
 
 # --- what cannot be asked ---------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from models.nn.data_init import DataInitialized
 from models.objectives import importance_weighted
 from models.seeding import generator
 from models.transforms.actnorm import ActNorm
-from tests import test_compress, test_data, test_evaluators_autoregressive, test_latent
+from tests import test_compress, test_data, test_evaluators_autoregressive, test_latent, test_out_of_distribution
 from tests.conftest import build_model, compose, shaped
 from tests.laws import check_frequencies, check_reload, check_swap, random_batch, ready, tiny, untrained
 from tests.mutations import assert_caught, normalized
@@ -239,12 +239,11 @@ def keeps_the_last_batch(queries, batches, k):
 
 
 @pytest.mark.parametrize(
-    "name, mistake, law",
+    "name, mistake, tests, law",
     [
-        ("auroc", loses_ties, lambda tests: tests.test_auroc_is_sklearns_and_its_error_delongs(0.0)),
-        ("nearest", keeps_the_last_batch, lambda tests: tests.test_nearest_is_exact(256)),
+        ("auroc", loses_ties, test_out_of_distribution, lambda tests: tests.test_auroc_is_sklearns_and_its_error_delongs(0.0)),
+        ("nearest", keeps_the_last_batch, test_evaluators_autoregressive, lambda tests: tests.test_nearest_is_exact(256)),
     ],
 )
-def test_wrong_comparisons_of_two_sets(name, mistake, law, monkeypatch):
-    tests = test_evaluators_autoregressive
+def test_wrong_comparisons_of_two_sets(name, mistake, tests, law, monkeypatch):
     assert_caught(lambda: law(tests), lambda: monkeypatch.setattr(tests, name, mistake))

@@ -38,7 +38,8 @@ from models.transforms.variational_dequantization import VariationalDequantizati
 from tests import test_ffjord, test_surjections
 from tests.laws import check_bijections, check_normalized, check_round_trip, tiny
 from tests.mutations import assert_caught, normalized
-from tests.test_surjections import UNIT, pooled_flow
+from tests.test_surjections import UNIT
+from tests.test_surjections_in_flows import pooled_flow
 
 # --- flows ---------------------------------------------------------------------------------------------------------------
 
